@@ -142,10 +142,13 @@ const (
 	NoPermission Reason = "no_permission" // the kernel refused to answer what the sensor needs to ask
 	NoTrack      Reason = "notrack"       // DNS is exempt from connection tracking
 	NoStatistics Reason = "no_statistics" // the kernel's statistics lack clash_resolve
+	Unreadable   Reason = "unreadable"    // statistics or rules could not be read for another reason
 )
 
 // Reasons lists all reasons.
-func Reasons() []Reason { return []Reason{EventsOff, NoPermission, NoTrack, NoStatistics} }
+func Reasons() []Reason {
+	return []Reason{EventsOff, NoPermission, NoTrack, NoStatistics, Unreadable}
+}
 
 // Blindness is a change in what the sensor can see. It is reported when it
 // begins and when it ends, and at the start only for what is blind.

@@ -1,0 +1,510 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodestead/nodestead/internal/lab"
+)
+
+// The tests of this file are on the kernel's own conntrack, with real
+// resolvers, in a node in a box. They need root.
+
+// box is a node with two scripted backends behind one service address of each
+// family, and a sensor that runs in the node's namespace.
+type box struct {
+	*lab.Lab
+	t       *testing.T
+	servers []*lab.Server
+	sensor  *Sensor
+
+	mu       sync.Mutex
+	findings []Finding
+	changed  chan struct{}
+}
+
+var (
+	service4 = netip.MustParseAddr("10.96.0.10")
+	other4   = netip.MustParseAddr("10.96.0.11")
+	service6 = netip.MustParseAddr("fd00:10:96::a")
+	answer   = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+)
+
+func newBox(t *testing.T, balance lab.Balance, rules ...lab.Rule) *box {
+	t.Helper()
+	b := &box{Lab: lab.ForTest(t), t: t, changed: make(chan struct{}, 1)}
+	for range 2 {
+		s, err := b.AddServer(rules...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Record(true)
+		b.servers = append(b.servers, s)
+	}
+	b.service(service4, balance)
+	b.service(service6, balance)
+	return b
+}
+
+func (b *box) service(addr netip.Addr, balance lab.Balance) {
+	b.t.Helper()
+	var backends []netip.Addr
+	for _, s := range b.servers {
+		if addr.Is4() {
+			backends = append(backends, s.Addr4)
+		} else {
+			backends = append(backends, s.Addr6)
+		}
+	}
+	if err := b.AddService(addr, balance, backends...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) pod(name string, nameservers ...netip.Addr) *lab.Pod {
+	b.t.Helper()
+	p, err := b.AddPod(lab.PodConfig{Name: name, Nameservers: nameservers})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+func (b *box) hold(n int) *lab.Holder {
+	b.t.Helper()
+	h, err := b.Hold(n, 0)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return h
+}
+
+// sense opens the sensor in the node's namespace and runs it until the test
+// ends. Call it after sysctls are set.
+func (b *box) sense(cfg Config) {
+	b.t.Helper()
+	b.open(cfg)
+	b.run()
+}
+
+func (b *box) open(cfg Config) {
+	b.t.Helper()
+	err := b.Node().Do(func() (err error) {
+		b.sensor, err = Open(cfg)
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.sensor.Run(ctx, b.found) }()
+	b.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("run: %v", err)
+		}
+		if err := b.sensor.Close(); err != nil {
+			b.t.Errorf("close: %v", err)
+		}
+	})
+}
+
+func (b *box) found(f Finding) {
+	b.mu.Lock()
+	b.findings = append(b.findings, f)
+	b.mu.Unlock()
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
+
+// wait waits until done accepts the findings so far.
+func (b *box) wait(what string, limit time.Duration, done func([]Finding) bool) []Finding {
+	b.t.Helper()
+	deadline := time.After(limit)
+	for {
+		b.mu.Lock()
+		findings := b.findings[:len(b.findings):len(b.findings)]
+		b.mu.Unlock()
+		if done(findings) {
+			return findings
+		}
+		select {
+		case <-b.changed:
+		case <-deadline:
+			b.t.Fatalf("not seen in %v: %s; findings: %d %+v", limit, what, len(findings), last(findings, 5))
+		}
+	}
+}
+
+func last[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
+
+func only[F Finding](findings []Finding) []F {
+	var out []F
+	for _, f := range findings {
+		if f, ok := f.(F); ok {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (b *box) statistics() Statistics {
+	b.t.Helper()
+	s, err := b.sensor.Statistics()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// resolve runs a resolver and fails the test when it could not be run.
+func (b *box) resolve(p *lab.Pod, r lab.Resolver, count int, names ...string) []lab.Answer {
+	b.t.Helper()
+	answers, err := p.Resolve(b.t.Context(), r, count, names...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return answers
+}
+
+// asked are the sockets whose questions each backend got.
+func (b *box) questions() map[netip.Addr]map[netip.AddrPort][]lab.Question {
+	out := map[netip.Addr]map[netip.AddrPort][]lab.Question{}
+	for _, s := range b.servers {
+		four, six := map[netip.AddrPort][]lab.Question{}, map[netip.AddrPort][]lab.Question{}
+		for _, q := range s.Recorded() {
+			m := four
+			if q.Client.Addr().Is6() {
+				m = six
+			}
+			m[q.Client] = append(m[q.Client], q)
+		}
+		out[s.Addr4], out[s.Addr6] = four, six
+	}
+	return out
+}
+
+func TestCollisionsKept(t *testing.T) {
+	for _, family := range []struct {
+		name    string
+		service netip.Addr
+	}{{"IPv4", service4}, {"IPv6", service6}} {
+		t.Run(family.name, func(t *testing.T) {
+			b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer})
+			p := b.pod("musl", family.service)
+			b.sense(Config{})
+			b.hold(2)
+			before := b.statistics()
+			want := 300
+			for b.statistics().ClashResolved-before.ClashResolved < uint64(want) {
+				for _, a := range b.resolve(p, lab.MuslStatic, 100, "fast.test.") {
+					if a.Err != "" {
+						t.Fatalf("a lookup failed: %+v", a)
+					}
+				}
+			}
+			kept := int(b.statistics().ClashResolved - before.ClashResolved)
+			findings := b.wait(fmt.Sprintf("%d collisions", kept), 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) >= kept })
+			// Each is reported once: nothing more comes, not with the removal of
+			// the entries either.
+			b.checkCollisions(only[Collision](findings), family.service)
+			b.settled(kept)
+			t.Logf("%d collisions kept by the kernel, %d reported", kept, len(only[Collision](findings)))
+		})
+	}
+}
+
+// settled waits two ticks of the sensor and checks that the number of
+// collisions is still what it was, and that nothing else was found.
+func (b *box) settled(collisions int) {
+	b.t.Helper()
+	messages := b.sensor.Counters().Messages
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*tickInterval)
+	defer cancel()
+	<-ctx.Done()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if got := len(only[Collision](b.findings)); got != collisions || len(b.findings) != collisions {
+		b.t.Errorf("%d findings, %d of them collisions; want %d collisions and nothing else (messages %d, now %d): %+v",
+			len(b.findings), got, collisions, messages, b.sensor.Counters().Messages, last(b.findings, 3))
+	}
+}
+
+// checkCollisions compares collisions with what the backends saw.
+func (b *box) checkCollisions(collisions []Collision, service netip.Addr) {
+	b.t.Helper()
+	questions := b.questions()
+	for _, c := range collisions {
+		if c.Original.Destination != netip.AddrPortFrom(service, 53) || !c.Answered {
+			b.t.Fatalf("wrong collision: %+v", c)
+		}
+		if c.Loser == c.Winner || len(questions[c.Loser.Addr()][c.Original.Source]) == 0 || len(questions[c.Winner.Addr()][c.Original.Source]) == 0 {
+			b.t.Fatalf("the backends %s (loser) and %s (winner) did not both get questions from %s", c.Loser, c.Winner, c.Original.Source)
+		}
+		if age := time.Since(c.Time); age < 0 || age > time.Minute {
+			b.t.Fatalf("time of %+v is %v ago", c, age)
+		}
+	}
+}
+
+func TestMergesAreNotReported(t *testing.T) {
+	b := newBox(t, lab.Hash, lab.Rule{Name: "*", Addrs: answer})
+	p := b.pod("musl", service4)
+	b.sense(Config{})
+	b.hold(2)
+	before := b.statistics()
+	for b.statistics().ClashResolved-before.ClashResolved < 100 {
+		b.resolve(p, lab.MuslStatic, 100, "fast.test.")
+	}
+	b.settled(0)
+}
+
+func TestOrphans(t *testing.T) {
+	const delay = 1500 * time.Millisecond
+	tests := []struct {
+		name       string
+		service    netip.Addr
+		timestamps bool
+		want       int
+	}{
+		{"IPv4 with timestamps", service4, true, 100},
+		{"IPv4", service4, false, 20},
+		{"IPv6 with timestamps", service6, true, 20},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer, Delay: delay})
+			value := "0"
+			if tc.timestamps {
+				value = "1"
+			}
+			if err := b.Node().Sysctl("net/netfilter/nf_conntrack_timestamp", value); err != nil {
+				t.Fatal(err)
+			}
+			p := b.pod("musl", tc.service)
+			b.sense(Config{})
+			b.hold(2)
+			// Clients that ask at the same moment may both be given the same
+			// backend twice; those pairs merge, and lose nothing.
+			want := 0
+			for want < tc.want {
+				want += b.lookupsThatWait(p, min(20, tc.want-want), delay)
+			}
+			if resolved := b.statistics().ClashResolved; resolved < uint64(want) {
+				t.Errorf("%d lookups waited, the kernel resolved %d clashes", want, resolved)
+			}
+			findings := b.wait(fmt.Sprintf("%d orphans and the retries", want), 5*time.Second, func(f []Finding) bool {
+				return len(only[Orphan](f)) >= want && len(only[SlowFlow](f)) >= want
+			})
+			b.checkOrphans(only[Orphan](findings), want, delay, tc.timestamps)
+			for _, s := range only[SlowFlow](findings) {
+				if s.Witness != AfterOrphan {
+					t.Errorf("a retry after an orphan: %+v", s)
+				}
+			}
+			if n := len(only[Collision](findings)); n != 0 {
+				t.Errorf("%d collisions beside the orphans", n)
+			}
+		})
+	}
+}
+
+// lookupsThatWait lets n musl clients look up a name at once, and counts those
+// that were done only after they had asked again: 2.5 s and the server's delay.
+func (b *box) lookupsThatWait(p *lab.Pod, n int, delay time.Duration) (slow int) {
+	b.t.Helper()
+	var group errgroup.Group
+	var mu sync.Mutex
+	for range n {
+		group.Go(func() error {
+			answers, err := p.Resolve(b.t.Context(), lab.MuslStatic, 1, "slow.test.")
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, a := range answers {
+				if a.Err != "" {
+					return fmt.Errorf("a lookup failed: %+v", a)
+				}
+				if a.Took > 2400*time.Millisecond+delay {
+					slow++
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		b.t.Fatal(err)
+	}
+	return slow
+}
+
+// checkOrphans compares orphans with when the backends got and answered the
+// questions.
+func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exact bool) {
+	b.t.Helper()
+	if len(orphans) != want {
+		b.t.Errorf("%d orphans, want %d", len(orphans), want)
+	}
+	questions := b.questions()
+	var latest, worst time.Duration
+	for _, o := range orphans {
+		// The question is the one that this backend answered just before.
+		var q *lab.Question
+		for _, x := range questions[o.Backend.Addr()][o.Original.Source] {
+			if x.Arrived.Add(delay/2).Before(o.Time) && !x.Answered.IsZero() && (q == nil || x.Arrived.After(q.Arrived)) {
+				q = &x
+			}
+		}
+		if q == nil || o.Backend.Port() != 53 || o.Winner == o.Backend || !o.Winner.IsValid() {
+			b.t.Fatalf("no backend answered %+v", o)
+		}
+		report, off := o.Time.Sub(q.Answered), (o.Lateness - q.Answered.Sub(q.Arrived)).Abs()
+		latest = max(latest, report)
+		if exact {
+			worst = max(worst, off)
+		}
+		if report > 200*time.Millisecond {
+			b.t.Errorf("reported %v after the answer: %+v", report, o)
+		}
+		if o.Exact != exact || exact && off > 200*time.Millisecond || !exact && o.Lateness != time.Second {
+			b.t.Errorf("lateness %v (exact %v), the server took %v", o.Lateness, o.Exact, delay)
+		}
+	}
+	b.t.Logf("%d orphans; reported at most %v after the answer was sent; lateness off by at most %v", len(orphans), latest, worst)
+}
+
+// Two nameservers that are translated to the same backends: musl asks both at
+// once from one socket, the reply tuples clash, and the kernel drops.
+func TestDrops(t *testing.T) {
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer})
+	b.service(other4, lab.Alternate)
+	p := b.pod("musl", service4, other4)
+	b.sense(Config{})
+	h := b.hold(4)
+	before := b.statistics()
+	b.resolve(p, lab.MuslStatic, 3, "fast.test.")
+	if h.Full() == 0 {
+		t.Fatal("the holder never held four packets")
+	}
+	after := b.statistics()
+	dropped := after.Drop - before.Drop
+	if dropped == 0 || after.InsertFailed-before.InsertFailed != dropped {
+		t.Fatalf("the kernel dropped %d, insert_failed rose by %d", dropped, after.InsertFailed-before.InsertFailed)
+	}
+	sum := func(f []Finding) (n uint64) {
+		for _, d := range only[Drop](f) {
+			n += d.Clash
+			if d.TableFull+d.ChainTooLong > 0 {
+				t.Errorf("a clash was taken for something else: %+v", d)
+			}
+		}
+		return n
+	}
+	b.wait(fmt.Sprintf("%d dropped packets", dropped), 5*time.Second, func(f []Finding) bool { return sum(f) == dropped })
+	t.Logf("%d packets dropped by the kernel, all reported", dropped)
+}
+
+func TestOverrun(t *testing.T) {
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer})
+	p := b.pod("musl", service4)
+	// The smallest buffer that the kernel gives holds two or three messages, and
+	// new flows from port 53 pass the filter.
+	b.sense(Config{ReceiveBuffer: 1})
+	flood(t, b, 5000)
+	b.wait("lost messages", 5*time.Second, func(f []Finding) bool { return len(only[Loss](f)) > 0 })
+	if b.sensor.Counters().Lost == 0 {
+		t.Error("no lost message counted")
+	}
+	// What comes after the flood is seen.
+	h := b.hold(2)
+	before := len(only[Collision](b.wait("findings", 0, func([]Finding) bool { return true })))
+	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	if h.Full() != 1 {
+		t.Fatalf("the holder let %d pairs go, want 1", h.Full())
+	}
+	b.wait("the collision after the flood", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == before+1 })
+	losses := only[Loss](b.wait("findings", 0, func([]Finding) bool { return true }))
+	var n uint64
+	for _, l := range losses {
+		n += l.Messages
+		if !l.From.Before(l.To) {
+			t.Errorf("a loss without a window: %+v", l)
+		}
+	}
+	if got := b.sensor.Counters().Lost; n != got {
+		t.Errorf("the losses sum up to %d, %d were counted", n, got)
+	}
+	t.Logf("%d messages lost in %d windows", n, len(losses))
+}
+
+func TestBlindness(t *testing.T) {
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer})
+	b.sense(Config{})
+	latest := func(r Reason, want bool) func([]Finding) bool {
+		return func(f []Finding) bool {
+			blind := false
+			for _, x := range only[Blindness](f) {
+				if x.Reason == r {
+					blind = x.Blind
+					if blind && (x.Evidence == "" || x.Remedy == "") {
+						t.Errorf("no evidence or no remedy: %+v", x)
+					}
+				}
+			}
+			return blind == want
+		}
+	}
+	set := func(name, value string) {
+		t.Helper()
+		if err := b.Node().Sysctl(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("net/netfilter/nf_conntrack_events", "0")
+	b.wait("events off", 5*time.Second, latest(EventsOff, true))
+	set("net/netfilter/nf_conntrack_events", "2")
+	b.wait("events on again", 5*time.Second, latest(EventsOff, false))
+
+	// And it sees again.
+	p := b.pod("musl", service4)
+	b.hold(2)
+	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	b.wait("a collision", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 })
+}
+
+func TestWithoutPermission(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("dropping a capability needs root")
+	}
+	err := withoutNetAdmin(func() error {
+		s, err := Open(Config{})
+		if err == nil {
+			return errors.Join(errors.New("opened without CAP_NET_ADMIN"), s.Close())
+		}
+		if !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			return fmt.Errorf("not an ErrPermission that names the capability: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,131 @@
+package conntrack
+
+import (
+	"errors"
+	"strings"
+	"time"
+)
+
+// watch is what Run keeps between its readings: the tracker, the last
+// statistics, and what the sensor is blind to.
+type watch struct {
+	sensor  *Sensor
+	emit    func(Finding)
+	tracker *tracker
+
+	whole   time.Time // up to here no message was lost
+	drops   uint32    // the socket's drops then
+	last    Statistics
+	lastAt  time.Time // zero: not read yet
+	blinded map[Reason]bool
+}
+
+func newWatch(s *Sensor, emit func(Finding)) *watch {
+	return &watch{
+		sensor: s, emit: emit, whole: time.Now(), blinded: map[Reason]bool{},
+		tracker: newTracker(s.ports, kernelTable{conn: s.table}, emit),
+	}
+}
+
+// tick reads everything that sends no messages, and says when to come again.
+func (w *watch) tick(now time.Time) (next time.Time) {
+	w.loss(now)
+	w.events(now)
+	w.statistics(now)
+	w.exemptions(now)
+	if v, err := w.sensor.accounting.read(); err == nil {
+		w.tracker.counters = v == "1"
+	}
+	w.tracker.tick(now)
+	return now.Add(tickInterval)
+}
+
+// loss reports messages that the kernel could not queue.
+func (w *watch) loss(now time.Time) {
+	drops, err := w.sensor.events.drops()
+	if err != nil {
+		return // Linux before 4.12: the count is not to be had
+	}
+	if n := drops - w.drops; n > 0 {
+		w.sensor.lost.Add(uint64(n))
+		w.emit(Loss{From: w.whole, To: now, Messages: uint64(n)})
+	}
+	w.drops, w.whole = drops, now
+}
+
+func (w *watch) events(now time.Time) {
+	v, err := w.sensor.enabled.read()
+	switch {
+	case err != nil:
+		w.blind(now, EventsOff, false, "", "")
+	case v == "":
+		w.blind(now, EventsOff, true, "the kernel has no net.netfilter.nf_conntrack_events",
+			"use a kernel with CONFIG_NF_CONNTRACK_EVENTS")
+	default:
+		w.blind(now, EventsOff, v == "0", "net.netfilter.nf_conntrack_events is 0: the kernel reports no collision",
+			"sysctl -w net.netfilter.nf_conntrack_events=2 (flows that begin after it are seen; no restart is needed)")
+	}
+}
+
+func (w *watch) statistics(now time.Time) {
+	s, err := w.sensor.statistics.read()
+	old := errors.Is(err, errNoClashResolve)
+	w.blind(now, NoStatistics, old, text(err),
+		"use Linux 5.10 or later; until then merged and kept collisions are not counted apart from drops")
+	w.readable(now, err)
+	if err != nil && !old {
+		return
+	}
+	if !w.lastAt.IsZero() {
+		if d, ok := drops(w.last, s, w.lastAt, now); ok {
+			if d.Clash > 0 {
+				w.tracker.drop(now)
+			}
+			w.emit(d)
+		}
+	}
+	w.last, w.lastAt = s, now
+}
+
+// readable reports whether the kernel tells all that the sensor asks for: the
+// statistics (err) and the rules.
+func (w *watch) readable(now time.Time, err error) {
+	if errors.Is(err, errNoClashResolve) {
+		err = nil
+	}
+	if e := w.sensor.exemption.Load(); e != nil {
+		err = errors.Join(err, e.err)
+	}
+	denied := errors.Is(err, ErrPermission)
+	w.blind(now, NoPermission, denied, text(err), "add the capability NET_ADMIN to the container")
+	w.blind(now, Unreadable, err != nil && !denied, text(err), "please report it with the version of the kernel")
+}
+
+func (w *watch) exemptions(now time.Time) {
+	e := w.sensor.exemption.Load()
+	if e == nil || e.err != nil {
+		return
+	}
+	w.blind(now, NoTrack, e.evidence != "", e.evidence,
+		"lookups that are not tracked cannot collide, and cannot be seen here; those that a node-local cache forwards are still seen")
+}
+
+// blind reports a change.
+func (w *watch) blind(now time.Time, r Reason, blind bool, evidence, remedy string) {
+	if blind == w.blinded[r] {
+		return
+	}
+	w.blinded[r] = blind
+	b := Blindness{Time: now, Reason: r, Blind: blind}
+	if blind {
+		b.Evidence, b.Remedy = evidence, remedy
+	}
+	w.emit(b)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
