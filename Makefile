@@ -1,0 +1,87 @@
+# bash for pipefail; the usual place of Go for shells that do not read the login profile.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(PATH):/usr/local/go/bin
+
+# Static and the same with and without a C compiler; only the race detector turns it on.
+export CGO_ENABLED := 0
+
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+LINT := go tool -modfile=tools.mod golangci-lint
+# Packages with goroutines, which the race detector looks at.
+RACE := ./agent/... ./incident/... ./conntrack/...
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help build check lint test race fuzz fmt bench demo setup clean
+
+define need-root
+@[ "$$(id -u)" -eq 0 ] || { echo "make $@ needs root, because it makes network namespaces: sudo make $@" >&2; exit 1; }
+endef
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build the static binary bin/nodestead
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/nodestead ./cmd/nodestead
+
+check: lint test ## Everything that CI runs: lint, then test
+
+lint: ## gofmt, go mod tidy, go vet, go fix and golangci-lint, changing nothing
+	@rc=0; \
+	echo '==> gofmt'; bad=$$(gofmt -s -l .) || rc=1; [ -z "$$bad" ] || { echo "make fmt would change:" $$bad; rc=1; }; \
+	echo '==> go mod tidy'; go mod tidy -diff || rc=1; \
+	echo '==> go vet'; go vet ./... || rc=1; \
+	echo '==> go fix'; go fix -diff ./... || rc=1; \
+	echo '==> golangci-lint (its first build takes some minutes)'; $(LINT) run || rc=1; \
+	exit $$rc
+
+# -count=1: the kernel, and being root, are not part of go test's cache key.
+# -p 1: packages that test the kernel's timing must not disturb each other.
+test: ## Run all tests (root: with the kernel's; otherwise lists what was skipped), then race
+ifeq ($(shell id -u),0)
+	@echo '==> go test'; go test -count=1 -p 1 -timeout 15m ./...
+else
+	@echo '==> go test, not as root: what needs network namespaces is skipped and listed; sudo make test runs all'
+	@go test -v -count=1 -p 1 -timeout 15m ./... | grep -Ev '^(=== |PASS$$|[[:space:]]*--- PASS)'
+endif
+	@$(MAKE) --no-print-directory race
+
+# Under the race detector the kernel's timing means nothing. In a user namespace root is nobody, and what needs root skips.
+race: AS_NOBODY := $(if $(filter 0,$(shell id -u)),-exec 'unshare --user --map-user=65534')
+race: ## Run the tests that need no root under the race detector
+	@if [ "$$(id -u)" -eq 0 ]; then $(MAKE) --no-print-directory setup; fi
+	@if ! command -v gcc >/dev/null; then echo '==> go test -race: left out, there is no C compiler: sudo make setup'; exit 0; fi; \
+	echo '==> go test -race, without the tests that need root'; \
+	CGO_ENABLED=1 go test -race -count=1 -timeout 5m $(AS_NOBODY) $(RACE)
+
+fuzz: ## Run each fuzz test for FUZZTIME (default 30s)
+	@go test -list '^Fuzz' ./... | awk '/^Fuzz/{f[++n]=$$1} /^ok/{for(i=1;i<=n;i++)print $$2,f[i]; n=0}' | \
+	while read -r pkg name; do \
+		echo "==> $$pkg $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+	done
+
+fmt: ## Format: gofmt, go fix, go mod tidy
+	gofmt -s -l -w .
+	go fix ./...
+	go mod tidy
+
+bench: ## Compare what watching costs with conntrack -E (needs root; ARGS are passed on)
+	$(need-root)
+	go run ./internal/lab/bench $(ARGS)
+
+demo: build ## Lose lookups in a node in a box and watch nodestead explain them (needs root)
+	$(need-root)
+	go run ./internal/lab/demo bin/nodestead
+
+setup: ## Install what the race detector needs: gcc and libc6-dev (needs root and apt)
+	@if ! command -v gcc >/dev/null || [ ! -e /usr/include/stdlib.h ]; then \
+		if [ "$$(id -u)" -ne 0 ]; then echo 'make setup needs root, because it runs apt-get: sudo make setup' >&2; exit 1; fi; \
+		echo '==> apt-get install gcc libc6-dev'; export DEBIAN_FRONTEND=noninteractive; \
+		install() { apt-get install -qq -y --no-install-recommends gcc libc6-dev >/dev/null; }; \
+		install 2>/dev/null || { apt-get update -qq && install; }; \
+	fi
+
+clean: ## Remove bin/
+	rm -rf bin

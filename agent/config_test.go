@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// write puts a configuration file into a directory of the test.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "n.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestKeys(t *testing.T) {
+	var got []string
+	envs := make(map[string]bool)
+	for _, key := range Keys() {
+		got = append(got, key.Path+" "+key.Env+" "+key.Default)
+		if envs[key.Env] {
+			t.Errorf("%s: another key has the environment variable %s", key.Path, key.Env)
+		}
+		envs[key.Env] = true
+		if key.Help == "" || key.Syntax == "" {
+			t.Errorf("%s: no help or no syntax", key.Path)
+		}
+		if key.list && key.max == 0 {
+			t.Errorf("%s: a list without the tag max", key.Path)
+		}
+	}
+	want := []string{
+		"log.level NODESTEAD_LOG_LEVEL info",
+		"log.format NODESTEAD_LOG_FORMAT text",
+		"http.watch NODESTEAD_HTTP_WATCH :9853",
+		"names.ports NODESTEAD_NAMES_PORTS 53",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+}
+
+// TestDefaultsAreGood gives every default as text, as a flag would.
+func TestDefaultsAreGood(t *testing.T) {
+	flags := make(map[string]string)
+	for _, key := range Keys() {
+		flags[key.Path] = key.Default
+	}
+	cfg, err := Load("", nil, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), cfg); diff != "" {
+		t.Errorf("defaults as flags (-want +got):\n%s", diff)
+	}
+}
+
+// TestExampleIsTheDefault holds the documented file: it has every key, and
+// changes none.
+func TestExampleIsTheDefault(t *testing.T) {
+	const file = "testdata/nodestead.yaml"
+	cfg, err := Load(file, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), cfg); diff != "" {
+		t.Errorf("example (-want +got):\n%s", diff)
+	}
+
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLoader()
+	l.cfg = Config{}
+	l.file(file, data)
+	v := reflect.ValueOf(l.cfg)
+	for _, key := range Keys() {
+		// Info is the zero Level, so a zero value may still have been set.
+		if v.FieldByIndex(key.index).IsZero() && key.Path != "log.level" {
+			t.Errorf("the example lacks %s", key.Path)
+		}
+	}
+	if !strings.Contains(string(data), "\n  level: info\n") {
+		t.Error("the example lacks log.level")
+	}
+}
+
+func TestOrder(t *testing.T) {
+	file := write(t, "log: {level: warn, format: json}\nhttp: {watch: ':1'}\nnames: {ports: [1]}\n")
+	environ := []string{"NODESTEAD_HTTP_WATCH=:2", "NODESTEAD_NAMES_PORTS=2,22", "NODESTEAD_LOG_FORMAT=text"}
+	flags := map[string]string{"names.ports": "3, 33", "log.format": "json"}
+	tests := []struct {
+		name    string
+		file    string
+		environ []string
+		flags   map[string]string
+		want    Config
+	}{
+		{
+			name: "default",
+			want: Default(),
+		},
+		{
+			name: "file",
+			file: file,
+			want: Config{LogConfig{Level(slog.LevelWarn), JSON}, HTTPConfig{":1"}, NamesConfig{Ports{1}}},
+		},
+		{
+			name: "environment over file",
+			file: file, environ: environ,
+			want: Config{LogConfig{Level(slog.LevelWarn), Text}, HTTPConfig{":2"}, NamesConfig{Ports{2, 22}}},
+		},
+		{
+			name: "flag over environment over file",
+			file: file, environ: environ, flags: flags,
+			want: Config{LogConfig{Level(slog.LevelWarn), JSON}, HTTPConfig{":2"}, NamesConfig{Ports{3, 33}}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Load(tt.file, tt.environ, tt.flags)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("config (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestServiceVariables: Kubernetes sets these in every pod of a namespace that
+// has a Service named nodestead.
+func TestServiceVariables(t *testing.T) {
+	cfg, err := Load("", []string{
+		"NODESTEAD_PORT=tcp://10.96.7.7:9853",
+		"NODESTEAD_PORT_9853_TCP_ADDR=10.96.7.7",
+		"NODESTEAD_SERVICE_HOST=10.96.7.7",
+		"NODESTEAD_SERVICE_PORT_HTTP=9853",
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(), cfg); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestGoodFiles(t *testing.T) {
+	ports := func(p ...Port) Config {
+		cfg := Default()
+		cfg.Names.Ports = p
+		return cfg
+	}
+	tests := []struct {
+		name, text string
+		want       Config
+	}{
+		{"empty", "", Default()},
+		{"comment", "# nothing\n", Default()},
+		{"empty document", "---\n", Default()},
+		{"empty sections", "log:\nhttp: {}\nnames:\n  # ports: [1]\n", Default()},
+		{"block list", "names:\n  ports:\n  - 53\n  - 5353\n", ports(53, 5353)},
+		{"sixteen", "names: {ports: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,65535]}", ports(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 65535)},
+		{"anchor", "names: {ports: [&p 5]}\nlog: &l {level: info}\n", ports(5)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Load(write(t, tt.text), nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("config (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAddress(t *testing.T) {
+	for text, good := range map[string]bool{
+		":9853": true, ":0": true, "127.0.0.1:1": true, "[::1]:65535": true, "[fe80::1%eth0]:80": true,
+		"": false, "9853": false, ":": false, ":65536": false, ":http": false, "localhost:80": false,
+		"::1:80": false, "127.0.0.1": false, "1.2.3:80": false, ":-1": false, ":+1": false,
+	} {
+		var a Address
+		if err := a.UnmarshalText([]byte(text)); (err == nil) != good {
+			t.Errorf("address %q: error %v, want good: %v", text, err, good)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// listen opens the address of the key http.watch.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
+	if err == nil {
+		return listener, nil
+	}
+	err = fmt.Errorf("http.watch %s: %w", address, innermost(err))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		err = fmt.Errorf("%w: stop what listens there, or set another address", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		err = fmt.Errorf("%w: it is no address of this node", err)
+	}
+	return nil, err
+}
+
+// innermost is the kernel's own error where there is one: net wraps it in the
+// address, once more.
+func innermost(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return err
+}
+
+// health is what /healthz and /readyz answer from. The zero value is an agent
+// whose loops have not started.
+type health struct {
+	mu sync.Mutex
+	// alive: the loops run, or have ended because they were told to.
+	// ready: the sensor is open and reads. why explains what is false.
+	alive, ready bool
+	why          string
+}
+
+func (h *health) set(alive, ready bool, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alive, h.ready, h.why = alive, ready, why
+}
+
+func (h *health) state() (alive, ready bool, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.alive, h.ready, h.why
+}
+
+func newServer(registry *prometheus.Registry, h *health, log *slog.Logger) *http.Server {
+	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog:            errorLog,
+		MaxRequestsInFlight: 8,
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		alive, _, why := h.state()
+		answer(w, alive, why)
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		_, ready, why := h.state()
+		answer(w, ready, why)
+	})
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          errorLog,
+	}
+}
+
+// shutdown ends the server: it lets scrapes that have begun end, but not for
+// longer than a while.
+func shutdown(server *http.Server, while time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), while)
+	defer cancel()
+	if server.Shutdown(ctx) == nil {
+		return nil
+	}
+	return server.Close()
+}
+
+func answer(w http.ResponseWriter, good bool, why string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if good {
+		fmt.Fprintln(w, "ok")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintln(w, why)
+}

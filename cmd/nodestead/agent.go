@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodestead/nodestead/agent"
+)
+
+// startFunc is agent.Run.
+type startFunc func(context.Context, agent.Config, *slog.Logger, agent.Version) error
+
+// newAgent makes of cmd a command that runs the agent, with a flag for each
+// key of its configuration.
+func newAgent(stderr io.Writer, start startFunc, cmd *cobra.Command) *cobra.Command {
+	file := cmd.Flags().String("config", "", "YAML file with settings")
+	given := make(map[string]string)
+	for _, key := range agent.Keys() {
+		cmd.Flags().Var(&setting{key: key, text: key.Default, given: given}, key.Path, key.Help)
+	}
+	cmd.Args = noArguments
+	cmd.RunE = func(*cobra.Command, []string) error {
+		cfg, err := agent.Load(*file, os.Environ(), given)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		// The first signal ends ctx; once it is no longer caught, a second
+		// one kills.
+		defer context.AfterFunc(ctx, stop)()
+		if err := start(ctx, cfg, agent.NewLogger(stderr, cfg.Log), builtFrom()); err != nil {
+			return failure{err}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// setting is the flag of a key. It keeps the text as it was given: agent.Load
+// checks it, together with all other sources.
+type setting struct {
+	key   agent.Key
+	text  string
+	given map[string]string
+}
+
+// String implements pflag.Value.
+func (s *setting) String() string { return s.text }
+
+// Type implements pflag.Value: it names the value in the help.
+func (s *setting) Type() string { return s.key.Syntax }
+
+// Set implements pflag.Value.
+func (s *setting) Set(text string) error {
+	s.text = text
+	s.given[s.key.Path] = text
+	return nil
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodestead/nodestead/internal/lab"
+)
+
+// start runs the binary in a namespace, with its standard error in a buffer
+// that may be read once it has ended.
+func start(t *testing.T, n *lab.Namespace, command string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	cmd := exec.Command(command, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it has ended, unless the test failed
+	return cmd, &stderr
+}
+
+// Told to stop in the middle of healthy load and a storm of collisions, it ends
+// in order and in time.
+func TestSIGTERMUnderLoad(t *testing.T) {
+	l := lab.ForTest(t)
+	service := netip.MustParseAddr("10.96.0.10")
+	var backends []netip.Addr
+	for range 2 {
+		s, err := l.AddServer(lab.Rule{Name: "*", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.7")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		backends = append(backends, s.Addr4)
+	}
+	if err := l.AddService(service, lab.Alternate, backends...); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := l.AddPod(lab.PodConfig{Name: "musl", Nameservers: []netip.Addr{service}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, err := l.AddLoad()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Hold(2, 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd, stderr := start(t, l.Node(), "nodestead", "watch", "--http.watch=127.0.0.1:9853", "--log.level=debug")
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var traffic errgroup.Group
+	traffic.Go(func() error {
+		_, err := load.Lookups(ctx, service, 1000, time.Minute)
+		return ignore(ctx, err)
+	})
+	traffic.Go(func() error {
+		_, err := pod.Resolve(ctx, lab.MuslStatic, 1<<20, "fast.test.")
+		return ignore(ctx, err)
+	})
+	collides := func() bool {
+		resp, err := l.Node().HTTPClient().Get("http://127.0.0.1:9853/metrics")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		var body bytes.Buffer
+		_, err = body.ReadFrom(resp.Body)
+		_, rest, found := strings.Cut(body.String(), `result="kept"} `)
+		return err == nil && found && !strings.HasPrefix(rest, "0\n")
+	}
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for !collides() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no collision seen: %v", ctx.Err())
+		case <-poll.C:
+		}
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+	err = cmd.Wait()
+	if !late.Stop() {
+		t.Fatal("it did not end within five seconds")
+	}
+	cancel()
+	if err := traffic.Wait(); err != nil {
+		t.Errorf("traffic: %v", err)
+	}
+	if err != nil {
+		t.Errorf("it ended with %v, want exit code 0", err)
+	}
+	if !strings.Contains(stderr.String(), `msg="nodestead stopped"`) {
+		t.Errorf("no line about the end: %s", stderr)
+	}
+}
+
+// ignore forgets an error that comes from the end of ctx.
+func ignore(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Without the capability it says so in one line, and what to do.
+func TestWithoutNetAdmin(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("dropping a capability needs root")
+	}
+	l := lab.ForTest(t)
+	cmd, stderr := start(t, l.Node(), "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "nodestead", "watch", "--http.watch=127.0.0.1:0")
+	err := cmd.Wait()
+	if cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("it ended with %v, want exit code 1", err)
+	}
+	if got := stderr.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "CAP_NET_ADMIN") || !strings.Contains(got, "NET_ADMIN]") {
+		t.Errorf("it said:\n%s", got)
+	}
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		t.Errorf("it was killed by %v", s.Signal())
+	}
+}
