@@ -21,7 +21,11 @@ const maxPorts = 16
 // The header's words are in the host's byte order, while BPF loads are big
 // endian: hence the byte loads. Everything inside conntrack's attributes is big
 // endian already.
-func filter(ports []uint16) ([]bpf.RawInstruction, error) {
+//
+// Without assured, flows that become ASSURED are kept out as well: reused ports
+// and long-lived sockets do so in good health, and the sensor needs them only
+// while something could tell a slow flow from those (tracker.wantsAssured).
+func filter(ports []uint16, assured bool) ([]bpf.RawInstruction, error) {
 	if len(ports) == 0 || len(ports) > maxPorts {
 		return nil, fmt.Errorf("%d ports: the filter takes 1 to %d", len(ports), maxPorts)
 	}
@@ -76,6 +80,9 @@ func filter(ports []uint16) ([]bpf.RawInstruction, error) {
 	a.jump(bpf.JumpEqual, msgCTDelete, "drop")
 	a.add(bpf.LoadAbsolute{Off: flagsHigh, Size: 1})
 	a.jump(bpf.JumpBitsSet, nlmsgFlagsNewEntry>>8, "new")
+	if !assured {
+		a.jump(bpf.JumpGreaterOrEqual, 0, "drop") // always
+	}
 	a.add(bpf.LoadScratch{Dst: bpf.RegA, N: status})
 	a.jump(bpf.JumpBitsNotSet, statusAssured, "drop")
 	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: ctaProtoDstPort})

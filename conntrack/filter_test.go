@@ -16,9 +16,9 @@ import (
 // socket pair with the filter attached, which needs no privileges.
 type kernelFilter struct{ in, out int }
 
-func newKernelFilter(t testing.TB, ports []uint16) *kernelFilter {
+func newKernelFilter(t testing.TB, ports []uint16, assured bool) *kernelFilter {
 	t.Helper()
-	program, err := filter(ports)
+	program, err := filter(ports, assured)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,11 +27,7 @@ func newKernelFilter(t testing.TB, ports []uint16) *kernelFilter {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) })
-	code := make([]unix.SockFilter, len(program))
-	for i, p := range program {
-		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
-	}
-	if err := unix.SetsockoptSockFprog(fds[1], unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
+	if err := attach(fds[1], program); err != nil {
 		t.Fatal(err)
 	}
 	return &kernelFilter{in: fds[0], out: fds[1]}
@@ -98,45 +94,57 @@ func build(e event, status uint32, proto uint8, src, dst netip.AddrPort) []byte 
 }
 
 func TestFilter(t *testing.T) {
-	k := newKernelFilter(t, []uint16{53, 5353})
+	ports := []uint16{53, 5353}
+	narrow, wide := newKernelFilter(t, ports, false), newKernelFilter(t, ports, true)
 	six := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 	pod6, service6 := six("[fd00:10:244:1::2]:40000"), six("[fd00:10:96::a]:53")
 	mdns := netip.MustParseAddrPort("10.96.0.10:5353")
 	web := netip.MustParseAddrPort("10.96.0.20:443")
+	const (
+		never    = iota
+		wideOnly // flows that became ASSURED
+		always
+	)
 	tests := []struct {
 		name string
 		b    []byte
-		want bool
+		want int
 	}{
-		{"a healthy lookup's new entry", build(eventNew, 0x1a8, 17, pod, service), false},
-		{"its first reply", build(eventUpdate, 0x1aa, 17, pod, service), false},
-		{"its end", build(eventDestroy, 0x3aa, 17, pod, service), false},
-		{"a kept loser's reply", build(eventUpdate, 0x15aa, 17, pod, service), true},
-		{"a kept loser's end", build(eventDestroy, 0x17a8, 17, pod, service), true},
-		{"a kept loser on another port", build(eventUpdate, 0x15aa, 17, pod, web), true},
-		{"assured", build(eventUpdate, 0x1ae, 17, pod, service), true},
-		{"assured on the second port", build(eventUpdate, 0x1ae, 17, pod, mdns), true},
-		{"assured on another port", build(eventUpdate, 0x1ae, 17, pod, web), false},
-		{"the end of an assured flow", build(eventDestroy, 0x3ae, 17, pod, service), false},
-		{"an orphan", build(eventNew, 0x188, 17, second, pod), true},
-		{"TCP to port 53", build(eventUpdate, 0x1ae, 6, pod, service), false},
-		{"TCP from port 53", build(eventNew, 0x188, 6, second, pod), false},
-		{"IPv6: a healthy lookup's new entry", build(eventNew, 0x1a8, 17, pod6, service6), false},
-		{"IPv6: a kept loser's reply", build(eventUpdate, 0x15aa, 17, pod6, service6), true},
-		{"IPv6: assured", build(eventUpdate, 0x1ae, 17, pod6, service6), true},
-		{"IPv6: an orphan", build(eventNew, 0x188, 17, service6, pod6), true},
+		{"a healthy lookup's new entry", build(eventNew, 0x1a8, 17, pod, service), never},
+		{"its first reply", build(eventUpdate, 0x1aa, 17, pod, service), never},
+		{"its end", build(eventDestroy, 0x3aa, 17, pod, service), never},
+		{"a kept loser's reply", build(eventUpdate, 0x15aa, 17, pod, service), always},
+		{"a kept loser's end", build(eventDestroy, 0x17a8, 17, pod, service), always},
+		{"a kept loser on another port", build(eventUpdate, 0x15aa, 17, pod, web), always},
+		{"assured", build(eventUpdate, 0x1ae, 17, pod, service), wideOnly},
+		{"assured on the second port", build(eventUpdate, 0x1ae, 17, pod, mdns), wideOnly},
+		{"assured on another port", build(eventUpdate, 0x1ae, 17, pod, web), never},
+		{"the end of an assured flow", build(eventDestroy, 0x3ae, 17, pod, service), never},
+		{"an orphan", build(eventNew, 0x188, 17, second, pod), always},
+		{"TCP to port 53", build(eventUpdate, 0x1ae, 6, pod, service), never},
+		{"TCP from port 53", build(eventNew, 0x188, 6, second, pod), never},
+		{"IPv6: a healthy lookup's new entry", build(eventNew, 0x1a8, 17, pod6, service6), never},
+		{"IPv6: a kept loser's reply", build(eventUpdate, 0x15aa, 17, pod6, service6), always},
+		{"IPv6: assured", build(eventUpdate, 0x1ae, 17, pod6, service6), wideOnly},
+		{"IPv6: an orphan", build(eventNew, 0x188, 17, service6, pod6), always},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := k.passes(tc.b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != tc.want {
-				t.Errorf("the kernel's filter passes it: %v, want %v", got, tc.want)
-			}
-			if m, err := decode(tc.b); err == nil && m.trouble([]uint16{53, 5353}) != tc.want {
-				t.Errorf("the decoder calls it trouble: %v, want %v", !tc.want, tc.want)
+			for _, assured := range []bool{false, true} {
+				k, want := narrow, tc.want == always
+				if assured {
+					k, want = wide, tc.want != never
+				}
+				got, err := k.passes(tc.b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != want {
+					t.Errorf("the kernel's filter (assured %v) passes it: %v, want %v", assured, got, want)
+				}
+				if m, err := decode(tc.b); err == nil && m.trouble(ports, assured) != want {
+					t.Errorf("the decoder (assured %v) calls it trouble: %v, want %v", assured, !want, want)
+				}
 			}
 		})
 	}
@@ -147,7 +155,7 @@ func TestFilterTakesSixteenPorts(t *testing.T) {
 	for i := range ports {
 		ports[i] = uint16(1000 + i)
 	}
-	k := newKernelFilter(t, ports)
+	k := newKernelFilter(t, ports, true)
 	for _, port := range append(ports, 53) {
 		got, err := k.passes(build(eventUpdate, 0x1ae, 17, pod, netip.AddrPortFrom(service.Addr(), port)))
 		if err != nil {
@@ -158,7 +166,7 @@ func TestFilterTakesSixteenPorts(t *testing.T) {
 		}
 	}
 	for _, n := range []int{0, maxPorts + 1} {
-		if _, err := filter(make([]uint16, n)); err == nil {
+		if _, err := filter(make([]uint16, n), true); err == nil {
 			t.Errorf("a filter for %d ports was made", n)
 		}
 	}
@@ -184,21 +192,22 @@ func FuzzMessage(f *testing.F) {
 	f.Add(build(eventUpdate, 0x1ae, 17, pod, service))
 	f.Add(build(eventNew, 0x188, 17, second, pod))
 	ports := []uint16{53}
-	k := newKernelFilter(f, ports)
+	filters := map[bool]*kernelFilter{false: newKernelFilter(f, ports, false), true: newKernelFilter(f, ports, true)}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 || len(b) > maxMessage {
 			return
 		}
-		passes, err := k.passes(b)
-		if err != nil {
-			t.Fatal(err)
-		}
 		m, err := decode(b)
-		switch {
-		case err != nil && passes && (errors.Is(err, errNotConntrack) || errors.Is(err, errNotUDP)):
-			t.Errorf("the filter passes what is none of ours: %v", err)
-		case err == nil && m.trouble(ports) != passes:
-			t.Errorf("trouble %v, filter passes %v: %+v", m.trouble(ports), passes, m)
+		for assured, k := range filters {
+			passes, perr := k.passes(b)
+			switch {
+			case perr != nil:
+				t.Fatal(perr)
+			case err != nil && passes && (errors.Is(err, errNotConntrack) || errors.Is(err, errNotUDP)):
+				t.Errorf("the filter (assured %v) passes what is none of ours: %v", assured, err)
+			case err == nil && m.trouble(ports, assured) != passes:
+				t.Errorf("trouble %v, filter (assured %v) passes %v: %+v", m.trouble(ports, assured), assured, passes, m)
+			}
 		}
 		tr := newTracker(ports, fakeTable{}, func(Finding) {})
 		if err == nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodestead/nodestead/internal/lab"
@@ -400,7 +401,16 @@ func TestDrops(t *testing.T) {
 	b.sense(Config{})
 	h := b.hold(4)
 	before := b.statistics()
-	b.resolve(p, lab.MuslStatic, 3, "fast.test.")
+	// Whether a whole question is lost, to both nameservers, depends on which
+	// backends the two services chose: a question to one of them shifts its turn.
+	var waited time.Time
+	for waited.IsZero() {
+		if b.resolve(p, lab.MuslStatic, 1, "fast.test.")[0].Took > 2*time.Second {
+			waited = time.Now()
+		} else {
+			b.ask(p, other4)
+		}
+	}
 	if h.Full() == 0 {
 		t.Fatal("the holder never held four packets")
 	}
@@ -420,6 +430,56 @@ func TestDrops(t *testing.T) {
 	}
 	b.wait(fmt.Sprintf("%d dropped packets", dropped), 5*time.Second, func(f []Finding) bool { return sum(f) == dropped })
 	t.Logf("%d packets dropped by the kernel, all reported", dropped)
+	// The client that asked again gives away whose packets they were.
+	slow := only[SlowFlow](b.wait("the client that asked again", settle+3*tickInterval, func(f []Finding) bool { return len(only[SlowFlow](f)) > 0 }))
+	for _, s := range slow {
+		if s.Witness != AfterDrop || s.Original.Source.Addr() != p.Addr4 || s.Time.After(waited) {
+			t.Errorf("wrong slow flow: %+v, the lookup ended at %v", s, waited)
+		}
+	}
+}
+
+// ask sends one question from a pod and waits for the answer.
+func (b *box) ask(p *lab.Pod, nameserver netip.Addr) {
+	b.t.Helper()
+	err := p.Do(func() error {
+		_, err := dns.Exchange(new(dns.Msg).SetQuestion("one.test.", dns.TypeA), netip.AddrPortFrom(nameserver, 53).String())
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// With the kernel's packet counters a client that asked again is told from
+// sockets that live long and from ports that are used again.
+func TestSlowFlows(t *testing.T) {
+	b := newBox(t, lab.Random,
+		lab.Rule{Name: "lost.test.", Type: dns.TypeAAAA, Times: 1, Drop: true}, // by each server
+		lab.Rule{Name: "*", Addrs: answer})
+	if err := b.Node().Sysctl("net/netfilter/nf_conntrack_acct", "1"); err != nil {
+		t.Fatal(err)
+	}
+	forwarder, p := b.pod("coredns"), b.pod("musl", service4)
+	if _, err := forwarder.RunCoreDNS(fmt.Sprintf(". {\n bind {addr4} {addr6}\n forward . %s\n}\n", service4)); err != nil {
+		t.Fatal(err)
+	}
+	b.sense(Config{})
+	want := 0
+	for want == 0 {
+		if b.resolve(p, lab.MuslStatic, 1, "lost.test.")[0].Took > 2*time.Second {
+			want++
+		}
+	}
+	b.resolveFor(forwarder, settle+3*time.Second)
+	messages := b.sensor.Counters().Messages
+	slow := only[SlowFlow](b.wait("the slow flow", settle, func(f []Finding) bool { return len(only[SlowFlow](f)) >= want }))
+	if len(slow) != want || slow[0].Witness != Unanswered || slow[0].Original.Source.Addr() != p.Addr4 || slow[0].Original.Destination.Addr() != service4 {
+		t.Errorf("%d slow flows, want %d of %s: %+v", len(slow), want, p.Addr4, slow)
+	}
+	if messages <= uint64(want) {
+		t.Errorf("%d messages: the forwarder's sockets did not live long enough to be told apart", messages)
+	}
 }
 
 func TestOverrun(t *testing.T) {

@@ -71,7 +71,7 @@ func TestLiveMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	k := newKernelFilter(t, []uint16{53})
+	k := newKernelFilter(t, []uint16{53}, true)
 	kinds := map[string]int{}
 	_, _, err = events.receive(t.Context(), time.Now().Add(time.Second), func(msg []byte) {
 		msg = bytes.Clone(msg)
@@ -119,7 +119,7 @@ func agree(k *kernelFilter, msg []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if m.trouble([]uint16{53}) != passes {
+	if m.trouble([]uint16{53}, true) != passes {
 		return "", fmt.Errorf("trouble %v, but the filter passes it: %v", !passes, passes)
 	}
 	f := e.Flow

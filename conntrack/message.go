@@ -125,17 +125,18 @@ func decode(b []byte) (message, error) {
 }
 
 // trouble tells whether a message is one of the few that the sensor needs:
-// anything with the clash bit, a flow to one of the ports that became ASSURED,
-// or a new flow from one of them. The socket filter (filter.go) is the same
-// decision in the kernel, and a fuzz test holds the two together.
-func (m message) trouble(ports []uint16) bool {
+// anything with the clash bit, a new flow from one of the ports, or, when it
+// wants them, a flow to one of the ports that became ASSURED. The socket filter
+// (filter.go) is the same decision in the kernel, and a fuzz test holds the two
+// together.
+func (m message) trouble(ports []uint16, assured bool) bool {
 	switch {
 	case m.status&statusNATClash != 0:
 		return true
 	case m.event == eventNew:
 		return contains(ports, m.original.Source.Port())
 	case m.event == eventUpdate:
-		return m.status&statusAssured != 0 && contains(ports, m.original.Destination.Port())
+		return assured && m.status&statusAssured != 0 && contains(ports, m.original.Destination.Port())
 	default:
 		return false
 	}

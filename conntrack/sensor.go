@@ -32,13 +32,15 @@ type Config struct {
 
 // Sensor watches one network namespace. Open it, Run it once, Close it.
 type Sensor struct {
-	ports      []uint16
-	events     *socket
-	table      *ct.Conn
-	statistics reader
-	exempt     *exemptions
-	enabled    sysctl // nf_conntrack_events
-	accounting sysctl // nf_conntrack_acct
+	ports []uint16
+	// Filters for the events: without and with flows that become ASSURED.
+	narrow, wide []bpf.RawInstruction
+	events       *socket
+	table        *ct.Conn
+	statistics   reader
+	exempt       *exemptions
+	enabled      sysctl // nf_conntrack_events
+	accounting   sysctl // nf_conntrack_acct
 
 	messages, lost atomic.Uint64
 	exemption      atomic.Pointer[exemption]
@@ -53,19 +55,23 @@ func Open(cfg Config) (*Sensor, error) {
 	if cfg.ReceiveBuffer == 0 {
 		cfg.ReceiveBuffer = defaultReceiveBuffer
 	}
-	program, err := filter(cfg.Ports)
+	narrow, err := filter(cfg.Ports, false)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sensor{ports: cfg.Ports}
-	if err := s.open(program, cfg.ReceiveBuffer); err != nil {
+	wide, err := filter(cfg.Ports, true)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sensor{ports: cfg.Ports, narrow: narrow, wide: wide}
+	if err := s.open(cfg.ReceiveBuffer); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *Sensor) open(program []bpf.RawInstruction, receiveBuffer int) (err error) {
-	if s.events, err = listen(program, receiveBuffer); err != nil {
+func (s *Sensor) open(receiveBuffer int) (err error) {
+	if s.events, err = listen(s.narrow, receiveBuffer); err != nil {
 		return err
 	}
 	if s.table, err = ct.Dial(nil); err != nil {
@@ -159,6 +165,9 @@ func (s *Sensor) read(ctx context.Context, w *watch) error {
 			w.loss(now)
 		default:
 			w.whole = now
+		}
+		if err := w.refilter(now); err != nil {
+			return err
 		}
 		if n > 0 {
 			rest(ctx, beat)

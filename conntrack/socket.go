@@ -58,13 +58,8 @@ func listen(program []bpf.RawInstruction, receiveBuffer int) (*socket, error) {
 }
 
 func prepare(fd int, program []bpf.RawInstruction, receiveBuffer int) error {
-	code := make([]unix.SockFilter, len(program))
-	for i, p := range program {
-		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
-	}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
-		return fmt.Errorf("attach filter to ctnetlink socket: %w", err)
+	if err := attach(fd, program); err != nil {
+		return err
 	}
 	// SO_RCVBUFFORCE passes net.core.rmem_max and needs CAP_NET_ADMIN.
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer); err != nil {
@@ -79,6 +74,29 @@ func prepare(fd int, program []bpf.RawInstruction, receiveBuffer int) error {
 		}
 	}
 	return nil
+}
+
+// attach puts the filter in place of the one that is there.
+func attach(fd int, program []bpf.RawInstruction) error {
+	code := make([]unix.SockFilter, len(program))
+	for i, p := range program {
+		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
+	}
+	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	if err != nil {
+		return fmt.Errorf("attach filter to ctnetlink socket: %w", err)
+	}
+	return nil
+}
+
+// filter changes the filter while messages come.
+func (s *socket) filter(program []bpf.RawInstruction) error {
+	var failure error
+	if err := s.raw.Control(func(fd uintptr) { failure = attach(int(fd), program) }); err != nil {
+		return fmt.Errorf("attach filter to ctnetlink socket: %w", err)
+	}
+	return failure
 }
 
 // permission makes EPERM an ErrPermission.

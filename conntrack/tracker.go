@@ -99,7 +99,7 @@ func newTracker(ports []uint16, t table, emit func(Finding)) *tracker {
 
 // message takes one message that was read at now.
 func (t *tracker) message(m message, now time.Time) {
-	if !m.trouble(t.ports) {
+	if !m.trouble(t.ports, true) {
 		return
 	}
 	p := path{backend: m.backend, client: m.client, zone: m.original.Zone}
@@ -206,6 +206,12 @@ func (t *tracker) assured(m message, now time.Time) {
 	case len(t.candidates) < maxCandidates:
 		t.candidates[m.original] = candidate{at: now, timeout: m.timeout, backend: m.backend, dropped: dropped}
 	}
+}
+
+// wantsAssured tells whether a flow that becomes ASSURED could be told apart
+// from a long-lived socket or a reused port.
+func (t *tracker) wantsAssured(now time.Time) bool {
+	return t.counters || len(t.orphaned) > 0 || now.Sub(t.dropped) <= dropWait
 }
 
 // drop notes that packets were dropped because their entries collided.

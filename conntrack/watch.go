@@ -18,6 +18,7 @@ type watch struct {
 	last    Statistics
 	lastAt  time.Time // zero: not read yet
 	blinded map[Reason]bool
+	wide    bool // the wide filter is in place
 }
 
 func newWatch(s *Sensor, emit func(Finding)) *watch {
@@ -38,6 +39,20 @@ func (w *watch) tick(now time.Time) (next time.Time) {
 	}
 	w.tracker.tick(now)
 	return now.Add(tickInterval)
+}
+
+// refilter lets flows that become ASSURED through only as long as they can be
+// told from healthy ones.
+func (w *watch) refilter(now time.Time) error {
+	wide := w.tracker.wantsAssured(now)
+	if wide == w.wide {
+		return nil
+	}
+	w.wide = wide
+	if wide {
+		return w.sensor.events.filter(w.sensor.wide)
+	}
+	return w.sensor.events.filter(w.sensor.narrow)
 }
 
 // loss reports messages that the kernel could not queue.
