@@ -1,0 +1,15 @@
+// Package lab is a node in a box: a network namespace that forwards, does
+// kube-proxy's DNAT and tracks connections, with pods on one side of it, DNS
+// servers on the other, and real resolvers (musl, glibc, Go) to run in the pods.
+// Tests, benchmarks and the demo share it.
+//
+//	pod "a" ── caliN ┐                               ┌ backend (scripted server)
+//	pod "b" ── caliN ┤ node ── eth0 ═══ eth0 ─ remote ┤
+//	pod "c" ── caliN ┘  nft DNAT, conntrack           └ backend (CoreDNS)
+//
+// Everything lives in namespaces without a name that end with the process, so
+// several labs run side by side with the same addresses. The package needs root
+// and never touches the network, the files under /etc, the conntrack table or
+// the services of the machine that it runs on, except that it installs the
+// Debian packages that it needs.
+package lab
