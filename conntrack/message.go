@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -119,7 +120,7 @@ func decode(b []byte) (message, error) {
 		m.timeout = time.Duration(binary.BigEndian.Uint32(v)) * time.Second
 	}
 	if v := find(find(attrs, ctaTimestamp), ctaTimestampStart); len(v) == 8 {
-		m.start = time.Unix(0, int64(binary.BigEndian.Uint64(v))) //nolint:gosec // nanoseconds since 1970 fit until 2262
+		m.start = time.Unix(0, int64(binary.BigEndian.Uint64(v)))
 	}
 	return m, nil
 }
@@ -134,21 +135,12 @@ func (m message) trouble(ports []uint16, assured bool) bool {
 	case m.status&statusNATClash != 0:
 		return true
 	case m.event == eventNew:
-		return contains(ports, m.original.Source.Port())
+		return slices.Contains(ports, m.original.Source.Port())
 	case m.event == eventUpdate:
-		return assured && m.status&statusAssured != 0 && contains(ports, m.original.Destination.Port())
+		return assured && m.status&statusAssured != 0 && slices.Contains(ports, m.original.Destination.Port())
 	default:
 		return false
 	}
-}
-
-func contains(ports []uint16, p uint16) bool {
-	for _, q := range ports {
-		if q == p {
-			return true
-		}
-	}
-	return false
 }
 
 // tuple reads a CTA_TUPLE_* attribute.

@@ -156,7 +156,7 @@ func (s *Sensor) read(ctx context.Context, w *watch) error {
 		if err != nil {
 			return err
 		}
-		s.messages.Add(uint64(n)) //nolint:gosec // a count
+		s.messages.Add(uint64(n))
 		now := time.Now()
 		switch {
 		case !now.Before(next):

@@ -129,7 +129,7 @@ func cpuStatistics(b []byte) (cpu uint16, c cpuCounters, err error) {
 		return 0, c, fmt.Errorf("conntrack statistics of %d bytes: too short", len(b))
 	}
 	for i := range c {
-		c[i] = uint32(word(b[nfgenmsgLen:], uint16(i))) //nolint:gosec // 4 bytes
+		c[i] = uint32(word(b[nfgenmsgLen:], uint16(i)))
 	}
 	return binary.BigEndian.Uint16(b[2:]), c, nil
 }

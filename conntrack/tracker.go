@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -105,7 +106,7 @@ func (t *tracker) message(m message, now time.Time) {
 	p := path{backend: m.backend, client: m.client, zone: m.original.Zone}
 	clash := m.status&statusNATClash != 0
 	switch {
-	case clash && !contains(t.ports, m.original.Destination.Port()):
+	case clash && !slices.Contains(t.ports, m.original.Destination.Port()):
 		// A collision of another protocol's port is none of ours.
 	case clash && m.event == eventUpdate:
 		t.answered(m, p, now)

@@ -31,8 +31,9 @@ func main() {
 	window := flag.Duration("window", 5*time.Second, "how long each run is")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if err := bench(ctx, *runs, *window); err != nil {
+	err := bench(ctx, *runs, *window)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -51,7 +51,7 @@ func run(ctx context.Context, out io.Writer, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.end()) }()
 	for i, scene := range scenes {
 		if err := s.play(i+1, scene); err != nil {
 			return err

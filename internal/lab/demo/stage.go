@@ -61,7 +61,7 @@ func newStage(ctx context.Context, out io.Writer, log *slog.Logger, agent string
 		err = s.startAgent(agent)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, errors.Join(err, s.end())
 	}
 	return s, nil
 }
@@ -160,13 +160,13 @@ func (s *stage) stopAgent() error {
 	return nil
 }
 
-func (s *stage) close() error {
+func (s *stage) end() error {
 	var err error
 	if s.agent != nil {
 		err = s.agent.Process.Kill()
-		<-s.ended
+		<-s.ended //nolint:errcheck // it was killed, and says so
 	}
-	return errors.Join(err, s.Lab.Close())
+	return errors.Join(err, s.Close())
 }
 
 // until polls for a condition, or waits for a line of the agent's log.
