@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodestead/nodestead/internal/lab"
@@ -171,6 +172,10 @@ func traffic(l *lab.Lab) ([]load, error) {
 // measure runs an observer in the node's namespace: first idle, then under the
 // load.
 func measure(ctx context.Context, l *lab.Lab, o observer, load load, window time.Duration) (r result, err error) {
+	// Entries of the run before would end, with a message each, in this one.
+	if err := l.Node().Do(flush); err != nil {
+		return r, err
+	}
 	cmd := exec.CommandContext(ctx, o.args[0], o.args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr // standard output goes to /dev/null
@@ -219,6 +224,15 @@ func measure(ctx context.Context, l *lab.Lab, o observer, load load, window time
 		lost:     float64(drops),
 		resident: resident,
 	}, err
+}
+
+// flush empties the table of the namespace.
+func flush() error {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Flush(), conn.Close())
 }
 
 // wait waits until ok, which has to come within ten seconds.
