@@ -90,22 +90,8 @@ func (a *kernelAgent) get(path string) (string, error) {
 // until asks again until ok gives no error, for at most ten seconds.
 func (a *kernelAgent) until(what string, ok func() error) {
 	a.t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		select {
-		case err := <-a.ended:
-			a.t.Fatalf("the agent has ended: %v\n%s", err, a.log.String())
-		case <-deadline.C:
-			a.t.Fatalf("not seen: %s: %v\n%s", what, err, a.log.String())
-		case <-poll.C:
-		}
+	if err := lab.Until(a.t.Context(), 10*time.Second, ok); err != nil {
+		a.t.Fatalf("%s: %v\n%s", what, err, a.log.String())
 	}
 }
 

@@ -44,10 +44,10 @@ func filter(ports []uint16, assured bool) ([]bpf.RawInstruction, error) {
 	a.add(bpf.LoadAbsolute{Off: subsys, Size: 1})
 	a.jump(bpf.JumpNotEqual, subsysCTNetlink, "drop")
 	a.add(bpf.LoadAbsolute{Off: kind, Size: 1})
-	a.jump(bpf.JumpEqual, msgCTNew, "status")
+	a.jump(bpf.JumpEqual, msgCTNew, "tuple")
 	a.jump(bpf.JumpNotEqual, msgCTDelete, "drop")
 	// The L4 protocol and the ports are under CTA_TUPLE_ORIG, CTA_TUPLE_PROTO.
-	a.label("status")
+	a.label("tuple")
 	a.add(bpf.LoadConstant{Dst: bpf.RegA, Val: messageHeaderLen})
 	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: ctaTupleOrig})
 	a.add(bpf.LoadExtension{Num: attr})

@@ -31,12 +31,7 @@ func newWatch(s *Sensor, emit func(Finding)) *watch {
 // tick reads everything that sends no messages, and says when to come again.
 func (w *watch) tick(now time.Time) (next time.Time) {
 	w.loss(now)
-	w.events(now)
-	w.statistics(now)
-	w.exemptions(now)
-	if v, err := w.sensor.accounting.read(); err == nil {
-		w.tracker.counters = v == "1"
-	}
+	w.readable(now, errors.Join(w.settings(now), w.statistics(now), w.exemptions(now)))
 	w.tracker.tick(now)
 	return now.Add(tickInterval)
 }
@@ -68,28 +63,31 @@ func (w *watch) loss(now time.Time) {
 	w.drops, w.whole = drops, now
 }
 
-func (w *watch) events(now time.Time) {
-	v, err := w.sensor.enabled.read()
-	switch {
-	case err != nil:
-		w.blind(now, EventsOff, false, "", "")
-	case v == "":
+// settings reads the sysctls that the sensor depends on.
+func (w *watch) settings(now time.Time) error {
+	counters, err := w.sensor.accounting.read()
+	w.tracker.counters = counters == "1"
+	events, err2 := w.sensor.enabled.read()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if events == "" {
 		w.blind(now, EventsOff, true, "the kernel has no net.netfilter.nf_conntrack_events",
 			"use a kernel with CONFIG_NF_CONNTRACK_EVENTS")
-	default:
-		w.blind(now, EventsOff, v == "0", "net.netfilter.nf_conntrack_events is 0: the kernel reports no collision",
-			"sysctl -w net.netfilter.nf_conntrack_events=2 (flows that begin after it are seen; no restart is needed)")
+		return nil
 	}
+	w.blind(now, EventsOff, events == "0", "net.netfilter.nf_conntrack_events is 0: the kernel reports no collision",
+		"sysctl -w net.netfilter.nf_conntrack_events=2 (flows that begin after it are seen; no restart is needed)")
+	return nil
 }
 
-func (w *watch) statistics(now time.Time) {
+func (w *watch) statistics(now time.Time) error {
 	s, err := w.sensor.statistics.read()
 	old := errors.Is(err, errNoClashResolve)
 	w.blind(now, NoStatistics, old, text(err),
 		"use Linux 5.10 or later; until then merged and kept collisions are not counted apart from drops")
-	w.readable(now, err)
 	if err != nil && !old {
-		return
+		return err
 	}
 	if !w.lastAt.IsZero() {
 		if d, ok := drops(w.last, s, w.lastAt, now); ok {
@@ -100,29 +98,27 @@ func (w *watch) statistics(now time.Time) {
 		}
 	}
 	w.last, w.lastAt = s, now
+	return nil
 }
 
-// readable reports whether the kernel tells all that the sensor asks for: the
-// statistics (err) and the rules.
+// exemptions takes what was found of rules and links that exempt DNS.
+func (w *watch) exemptions(now time.Time) error {
+	e := w.sensor.exemption.Load()
+	if e == nil {
+		return nil // not looked yet
+	}
+	if e.err == nil {
+		w.blind(now, NoTrack, e.evidence != "", e.evidence,
+			"lookups that are not tracked cannot collide, and cannot be seen here; those that a node-local cache forwards are still seen")
+	}
+	return e.err
+}
+
+// readable reports whether the kernel told all that the sensor asked for.
 func (w *watch) readable(now time.Time, err error) {
-	if errors.Is(err, errNoClashResolve) {
-		err = nil
-	}
-	if e := w.sensor.exemption.Load(); e != nil {
-		err = errors.Join(err, e.err)
-	}
 	denied := errors.Is(err, ErrPermission)
 	w.blind(now, NoPermission, denied, text(err), "add the capability NET_ADMIN to the container")
 	w.blind(now, Unreadable, err != nil && !denied, text(err), "please report it with the version of the kernel")
-}
-
-func (w *watch) exemptions(now time.Time) {
-	e := w.sensor.exemption.Load()
-	if e == nil || e.err != nil {
-		return
-	}
-	w.blind(now, NoTrack, e.evidence != "", e.evidence,
-		"lookups that are not tracked cannot collide, and cannot be seen here; those that a node-local cache forwards are still seen")
 }
 
 // blind reports a change.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -72,27 +73,23 @@ func TestSIGTERMUnderLoad(t *testing.T) {
 		_, err := pod.Resolve(ctx, lab.MuslStatic, 1<<20, "fast.test.")
 		return ignore(ctx, err)
 	})
-	storm := func() bool {
+	err = lab.Until(ctx, time.Minute, func() error {
 		resp, err := l.Node().HTTPClient().Get("http://127.0.0.1:9853/metrics")
 		if err != nil {
-			return false
+			return err
 		}
 		defer resp.Body.Close()
 		var body bytes.Buffer
 		_, err = body.ReadFrom(resp.Body)
 		_, rest, _ := strings.Cut(body.String(), `result="kept"} `)
 		value, _, _ := strings.Cut(rest, "\n")
-		kept, _ := strconv.Atoi(value)
-		return err == nil && kept >= 500
-	}
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for !storm() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("no storm of collisions: %v", ctx.Err())
-		case <-poll.C:
+		if kept, _ := strconv.Atoi(value); err == nil && kept < 500 {
+			err = fmt.Errorf("%d collisions are no storm", kept)
 		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)

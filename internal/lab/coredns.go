@@ -97,23 +97,24 @@ func (l *Lab) startCoreDNS(b Backend, corefile string) (*CoreDNS, error) {
 func (c *CoreDNS) waitAnswer(a netip.Addr) error {
 	client := dns.Client{Timeout: time.Second}
 	question := new(dns.Msg).SetQuestion(".", dns.TypeNS)
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		err := c.Do(func() error {
+	ctx, stop := context.WithCancel(c.lab.ctx)
+	defer stop()
+	err := Until(ctx, 20*time.Second, func() error {
+		select {
+		case <-c.exited:
+			stop() // no use to wait
+			return fmt.Errorf("it ended: %v", c.cmd.ProcessState)
+		default:
+		}
+		return c.Do(func() error {
 			_, _, err := client.Exchange(question, netip.AddrPortFrom(a, dnsPort).String())
 			return err
 		})
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-c.exited:
-			return fmt.Errorf("it ended: %v: %s", c.cmd.ProcessState, c.logTail())
-		case <-ticker.C:
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("no answer from %v: %w: %s", a, err, c.logTail())
 	}
-	return fmt.Errorf("no answer from %v: %s", a, c.logTail())
+	return nil
 }
 
 // Log is the path of the file with what CoreDNS logs. It goes with the lab.

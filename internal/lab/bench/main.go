@@ -190,8 +190,15 @@ func measure(ctx context.Context, l *lab.Lab, o observer, load load, window time
 		}
 	}()
 	pid := cmd.Process.Pid
-	if err := wait(ctx, func() bool { n, _, err := sockets(pid); return err == nil && n > 0 }); err != nil {
-		return r, fmt.Errorf("it does not listen: %w", err)
+	err = lab.Until(ctx, 10*time.Second, func() error {
+		n, _, err := sockets(pid)
+		if err == nil && n == 0 {
+			err = errors.New("it does not listen")
+		}
+		return err
+	})
+	if err != nil {
+		return r, err
 	}
 	begin, err := cpu(pid)
 	if err != nil {
@@ -233,22 +240,6 @@ func flush() error {
 		return err
 	}
 	return errors.Join(conn.Flush(), conn.Close())
-}
-
-// wait waits until ok, which has to come within ten seconds.
-func wait(ctx context.Context, ok func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
-	return nil
 }
 
 // cpu is the time that a process has run on a CPU so far (all threads).

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -48,7 +49,6 @@ type stage struct {
 
 	mu    sync.Mutex
 	lines []string // of the agent's log
-	fresh chan struct{}
 }
 
 func newStage(ctx context.Context, out io.Writer, log *slog.Logger, agent string) (*stage, error) {
@@ -56,7 +56,7 @@ func newStage(ctx context.Context, out io.Writer, log *slog.Logger, agent string
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{Lab: l, ctx: ctx, out: out, ended: make(chan error, 1), fresh: make(chan struct{}, 1)}
+	s := &stage{Lab: l, ctx: ctx, out: out, ended: make(chan error, 1)}
 	if err = s.build(); err == nil {
 		err = s.startAgent(agent)
 	}
@@ -124,19 +124,18 @@ func (s *stage) startAgent(path string) error {
 			s.mu.Lock()
 			s.lines = append(s.lines, lines.Text())
 			s.mu.Unlock()
-			select {
-			case s.fresh <- struct{}{}:
-			default:
-			}
 		}
 		s.ended <- s.agent.Wait()
 	}()
-	err = s.until("the agent is ready", func() (bool, error) {
+	err = s.until("start the agent", func() error {
 		resp, err := s.Node().HTTPClient().Get("http://" + agentAddress + "/readyz")
-		if err != nil {
-			return false, nil // not listening yet
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = errors.New(resp.Status)
 		}
-		return resp.StatusCode == 200, resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
 	})
 	if err != nil {
 		return err
@@ -169,25 +168,12 @@ func (s *stage) end() error {
 	return errors.Join(err, s.Close())
 }
 
-// until polls for a condition, or waits for a line of the agent's log.
-func (s *stage) until(what string, ok func() (bool, error)) error {
-	deadline := time.NewTimer(seenWithin)
-	defer deadline.Stop()
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		if good, err := ok(); good || err != nil {
-			return err
-		}
-		select {
-		case <-s.fresh:
-		case <-poll.C:
-		case <-deadline.C:
-			return fmt.Errorf("not within %v: %s; the agent's log:\n%s", seenWithin, what, strings.Join(s.logged(0), "\n"))
-		case <-s.ctx.Done():
-			return s.ctx.Err()
-		}
+// until polls for what the agent has to show.
+func (s *stage) until(what string, ok func() error) error {
+	if err := lab.Until(s.ctx, seenWithin, ok); err != nil {
+		return fmt.Errorf("%s: %w; the agent's log:\n%s", what, err, strings.Join(s.logged(0), "\n"))
 	}
+	return nil
 }
 
 // logged gives the agent's log from a line on.
