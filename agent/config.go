@@ -33,7 +33,7 @@ type HTTPConfig struct {
 
 // NamesConfig is about DNS lookups.
 type NamesConfig struct {
-	Ports Ports `yaml:"ports" syntax:"ports" help:"UDP ports that are DNS, at most 16, separated by commas" max:"16"`
+	Ports Ports `yaml:"ports" syntax:"ports" help:"UDP ports that DNS clients ask, at most 16, separated by commas" max:"16"`
 }
 
 // Default gives the configuration that holds where nothing is set.

@@ -11,7 +11,14 @@ import (
 // maxPorts bounds the filter's length: its jumps reach 255 instructions.
 const maxPorts = 16
 
-// filter is the decision of message.trouble as a classic BPF program for the
+// wanted says which messages the sensor needs at a time.
+type wanted struct {
+	asked     []uint16 // the ports that clients ask
+	answering []uint16 // the ports that servers answer from: where they differ, a service's target ports
+	assured   bool     // flows that become ASSURED too
+}
+
+// filter is the decision of wanted.trouble as a classic BPF program for the
 // netlink socket. The kernel runs it before it queues a message, so that what
 // it refuses costs user space nothing. Attributes are found by type, with the
 // extensions SKF_AD_NLATTR (A: where to begin, X: the type; A becomes the
@@ -22,12 +29,14 @@ const maxPorts = 16
 // endian: hence the byte loads. Everything inside conntrack's attributes is big
 // endian already.
 //
-// Without assured, flows that become ASSURED are kept out as well: reused ports
-// and long-lived sockets do so in good health, and the sensor needs them only
-// while something could tell a slow flow from those (tracker.wantsAssured).
-func filter(ports []uint16, assured bool) ([]bpf.RawInstruction, error) {
-	if len(ports) == 0 || len(ports) > maxPorts {
-		return nil, fmt.Errorf("%d ports: the filter takes 1 to %d", len(ports), maxPorts)
+// Flows that become ASSURED are kept out unless they are wanted: reused ports and
+// long-lived sockets do so in good health, and the sensor needs them only while
+// something could tell a slow flow from those (tracker.wanted).
+func (w wanted) filter() ([]bpf.RawInstruction, error) {
+	for _, ports := range [][]uint16{w.asked, w.answering} {
+		if len(ports) == 0 || len(ports) > maxPorts {
+			return nil, fmt.Errorf("%d ports: the filter takes 1 to %d", len(ports), maxPorts)
+		}
 	}
 	kind, subsys, flagsHigh := uint32(4), uint32(5), uint32(7)
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big endian host
@@ -80,24 +89,27 @@ func filter(ports []uint16, assured bool) ([]bpf.RawInstruction, error) {
 	a.jump(bpf.JumpEqual, msgCTDelete, "drop")
 	a.add(bpf.LoadAbsolute{Off: flagsHigh, Size: 1})
 	a.jump(bpf.JumpBitsSet, nlmsgFlagsNewEntry>>8, "new")
-	if !assured {
+	port := func(attribute uint32, ports []uint16) {
+		a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: attribute})
+		a.add(bpf.LoadScratch{Dst: bpf.RegA, N: proto})
+		a.add(bpf.LoadExtension{Num: nested})
+		a.jump(bpf.JumpEqual, 0, "drop")
+		a.add(bpf.TAX{})
+		a.add(bpf.LoadIndirect{Off: unix.NLA_HDRLEN, Size: 2})
+		for _, p := range ports {
+			a.jump(bpf.JumpEqual, uint32(p), "pass")
+		}
 		a.jump(bpf.JumpGreaterOrEqual, 0, "drop") // always
 	}
-	a.add(bpf.LoadScratch{Dst: bpf.RegA, N: status})
-	a.jump(bpf.JumpBitsNotSet, statusAssured, "drop")
-	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: ctaProtoDstPort})
-	a.jump(bpf.JumpGreaterOrEqual, 0, "port") // always
-	a.label("new")
-	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: ctaProtoSrcPort})
-	a.label("port")
-	a.add(bpf.LoadScratch{Dst: bpf.RegA, N: proto})
-	a.add(bpf.LoadExtension{Num: nested})
-	a.jump(bpf.JumpEqual, 0, "drop")
-	a.add(bpf.TAX{})
-	a.add(bpf.LoadIndirect{Off: unix.NLA_HDRLEN, Size: 2})
-	for _, p := range ports {
-		a.jump(bpf.JumpEqual, uint32(p), "pass")
+	if w.assured {
+		a.add(bpf.LoadScratch{Dst: bpf.RegA, N: status})
+		a.jump(bpf.JumpBitsNotSet, statusAssured, "drop")
+		port(ctaProtoDstPort, w.asked)
+	} else {
+		a.jump(bpf.JumpGreaterOrEqual, 0, "drop") // always
 	}
+	a.label("new")
+	port(ctaProtoSrcPort, w.answering)
 	a.label("drop")
 	a.add(bpf.RetConstant{Val: 0})
 	a.label("pass")

@@ -16,9 +16,9 @@ import (
 // socket pair with the filter attached, which needs no privileges.
 type kernelFilter struct{ in, out int }
 
-func newKernelFilter(t testing.TB, ports []uint16, assured bool) *kernelFilter {
+func newKernelFilter(t testing.TB, w wanted) *kernelFilter {
 	t.Helper()
-	program, err := filter(ports, assured)
+	program, err := w.filter()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,8 +94,10 @@ func build(e event, status uint32, proto uint8, src, dst netip.AddrPort) []byte 
 }
 
 func TestFilter(t *testing.T) {
-	ports := []uint16{53, 5353}
-	narrow, wide := newKernelFilter(t, ports, false), newKernelFilter(t, ports, true)
+	narrow := wanted{asked: []uint16{53, 5353}, answering: []uint16{53, 8053}}
+	wide := narrow
+	wide.assured = true
+	narrowKernel, wideKernel := newKernelFilter(t, narrow), newKernelFilter(t, wide)
 	six := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 	pod6, service6 := six("[fd00:10:244:1::2]:40000"), six("[fd00:10:96::a]:53")
 	mdns := netip.MustParseAddrPort("10.96.0.10:5353")
@@ -121,6 +123,9 @@ func TestFilter(t *testing.T) {
 		{"assured on another port", build(eventUpdate, 0x1ae, 17, pod, web), never},
 		{"the end of an assured flow", build(eventDestroy, 0x3ae, 17, pod, service), never},
 		{"an orphan", build(eventNew, 0x188, 17, second, pod), always},
+		{"an orphan from a target port", build(eventNew, 0x188, 17, netip.AddrPortFrom(second.Addr(), 8053), pod), always},
+		{"a new flow from a port that is asked only", build(eventNew, 0x188, 17, netip.AddrPortFrom(second.Addr(), 5353), pod), never},
+		{"assured to a target port", build(eventUpdate, 0x1ae, 17, pod, netip.AddrPortFrom(second.Addr(), 8053)), never},
 		{"TCP to port 53", build(eventUpdate, 0x1ae, 6, pod, service), never},
 		{"TCP from port 53", build(eventNew, 0x188, 6, second, pod), never},
 		{"IPv6: a healthy lookup's new entry", build(eventNew, 0x1a8, 17, pod6, service6), never},
@@ -131,9 +136,9 @@ func TestFilter(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, assured := range []bool{false, true} {
-				k, want := narrow, tc.want == always
+				k, w, want := narrowKernel, narrow, tc.want == always
 				if assured {
-					k, want = wide, tc.want != never
+					k, w, want = wideKernel, wide, tc.want != never
 				}
 				got, err := k.passes(tc.b)
 				if err != nil {
@@ -142,7 +147,7 @@ func TestFilter(t *testing.T) {
 				if got != want {
 					t.Errorf("the kernel's filter (assured %v) passes it: %v, want %v", assured, got, want)
 				}
-				if m, err := decode(tc.b); err == nil && m.trouble(ports, assured) != want {
+				if m, err := decode(tc.b); err == nil && w.trouble(m) != want {
 					t.Errorf("the decoder (assured %v) calls it trouble: %v, want %v", assured, !want, want)
 				}
 			}
@@ -155,7 +160,7 @@ func TestFilterTakesSixteenPorts(t *testing.T) {
 	for i := range ports {
 		ports[i] = uint16(1000 + i)
 	}
-	k := newKernelFilter(t, ports, true)
+	k := newKernelFilter(t, wanted{asked: ports, answering: ports, assured: true})
 	for _, port := range append(ports, 53) {
 		got, err := k.passes(build(eventUpdate, 0x1ae, 17, pod, netip.AddrPortFrom(service.Addr(), port)))
 		if err != nil {
@@ -166,7 +171,7 @@ func TestFilterTakesSixteenPorts(t *testing.T) {
 		}
 	}
 	for _, n := range []int{0, maxPorts + 1} {
-		if _, err := filter(make([]uint16, n), true); err == nil {
+		if _, err := (wanted{asked: make([]uint16, n), answering: ports}).filter(); err == nil {
 			t.Errorf("a filter for %d ports was made", n)
 		}
 	}
@@ -192,21 +197,25 @@ func FuzzMessage(f *testing.F) {
 	f.Add(build(eventUpdate, 0x1ae, 17, pod, service))
 	f.Add(build(eventNew, 0x188, 17, second, pod))
 	ports := []uint16{53}
-	filters := map[bool]*kernelFilter{false: newKernelFilter(f, ports, false), true: newKernelFilter(f, ports, true)}
+	narrow, wide := wanted{asked: ports, answering: ports}, wanted{asked: ports, answering: ports, assured: true}
+	narrowKernel, wideKernel := newKernelFilter(f, narrow), newKernelFilter(f, wide)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 || len(b) > maxMessage {
 			return
 		}
 		m, err := decode(b)
-		for assured, k := range filters {
-			passes, perr := k.passes(b)
+		for _, x := range []struct {
+			w wanted
+			k *kernelFilter
+		}{{narrow, narrowKernel}, {wide, wideKernel}} {
+			passes, perr := x.k.passes(b)
 			switch {
 			case perr != nil:
 				t.Fatal(perr)
 			case err != nil && passes && (errors.Is(err, errNotConntrack) || errors.Is(err, errNotUDP)):
-				t.Errorf("the filter (assured %v) passes what is none of ours: %v", assured, err)
-			case err == nil && m.trouble(ports, assured) != passes:
-				t.Errorf("trouble %v, filter (assured %v) passes %v: %+v", m.trouble(ports, assured), assured, passes, m)
+				t.Errorf("the filter (assured %v) passes what is none of ours: %v", x.w.assured, err)
+			case err == nil && x.w.trouble(m) != passes:
+				t.Errorf("trouble %v, filter (assured %v) passes %v: %+v", x.w.trouble(m), x.w.assured, passes, m)
 			}
 		}
 		tr := newTracker(ports, fakeTable{}, func(Finding) {})

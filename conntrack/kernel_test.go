@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
@@ -390,6 +391,37 @@ func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exac
 		}
 	}
 	b.t.Logf("%d orphans; reported at most %v after the answer was sent; lateness off by at most %v", len(orphans), latest, worst)
+}
+
+// A service whose target port is not 53, as OpenShift's: orphans come from the
+// target port, which is learned from what collides.
+func TestOrphansFromTargetPort(t *testing.T) {
+	const delay = 1500 * time.Millisecond
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "slow.test.", Addrs: answer, Delay: delay}, lab.Rule{Name: "*", Addrs: answer})
+	if err := lab.Install(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)), "iptables"); err != nil {
+		t.Fatal(err)
+	}
+	const target = "10.96.0.53"
+	for i, s := range b.servers {
+		command(t, s.Namespace, "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "--dport", "5353", "-j", "REDIRECT", "--to-ports", "53")
+		rule := []string{"-t", "nat", "-A", "PREROUTING", "-d", target, "-p", "udp", "--dport", "53"}
+		if i == 0 {
+			rule = append(rule, "-m", "statistic", "--mode", "nth", "--every", "2", "--packet", "0")
+		}
+		b.command("iptables-nft", append(rule, "-j", "DNAT", "--to-destination", s.Addr4.String()+":5353")...)
+	}
+	p := b.pod("musl", netip.MustParseAddr(target))
+	b.sense(Config{})
+	b.hold(2)
+	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	b.wait("a kept collision", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 })
+	if slow := b.lookupsThatWait(p, 1, delay); slow != 1 {
+		t.Fatal("the slow lookup did not wait")
+	}
+	o := only[Orphan](b.wait("an orphan", 5*time.Second, func(f []Finding) bool { return len(only[Orphan](f)) == 1 }))[0]
+	if o.Backend.Port() != 5353 || o.Original.Destination.String() != target+":53" || o.Original.Source.Addr() != p.Addr4 {
+		t.Errorf("wrong orphan: %+v", o)
+	}
 }
 
 // Two nameservers that are translated to the same backends: musl asks both at

@@ -10,6 +10,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodestead/nodestead/internal/lab"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,14 +63,19 @@ func withoutNetAdmin(fn func() error) error {
 // command runs a command in the node's namespace.
 func (b *box) command(name string, args ...string) {
 	b.t.Helper()
+	command(b.t, b.Node(), name, args...)
+}
+
+func command(t *testing.T, n *lab.Namespace, name string, args ...string) {
+	t.Helper()
 	cmd := exec.Command(name, args...)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := b.Node().Start(cmd)
+	err := n.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		b.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out.String())
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out.String())
 	}
 }

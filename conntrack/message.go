@@ -126,18 +126,18 @@ func decode(b []byte) (message, error) {
 }
 
 // trouble tells whether a message is one of the few that the sensor needs:
-// anything with the clash bit, a new flow from one of the ports, or, when it
-// wants them, a flow to one of the ports that became ASSURED. The socket filter
-// (filter.go) is the same decision in the kernel, and a fuzz test holds the two
-// together.
-func (m message) trouble(ports []uint16, assured bool) bool {
+// anything with the clash bit, a new flow from a port that servers answer from,
+// or, when those are wanted, a flow to a port that clients ask that became
+// ASSURED. The socket filter (filter.go) is the same decision in the kernel, and
+// a fuzz test holds the two together.
+func (w wanted) trouble(m message) bool {
 	switch {
 	case m.status&statusNATClash != 0:
 		return true
 	case m.event == eventNew:
-		return slices.Contains(ports, m.original.Source.Port())
+		return slices.Contains(w.answering, m.original.Source.Port())
 	case m.event == eventUpdate:
-		return assured && m.status&statusAssured != 0 && slices.Contains(ports, m.original.Destination.Port())
+		return w.assured && m.status&statusAssured != 0 && slices.Contains(w.asked, m.original.Destination.Port())
 	default:
 		return false
 	}

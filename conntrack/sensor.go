@@ -9,7 +9,6 @@ import (
 
 	ct "github.com/ti-mo/conntrack"
 	"github.com/ti-mo/netfilter"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -32,15 +31,13 @@ type Config struct {
 
 // Sensor watches one network namespace. Open it, Run it once, Close it.
 type Sensor struct {
-	ports []uint16
-	// Filters for the events: without and with flows that become ASSURED.
-	narrow, wide []bpf.RawInstruction
-	events       *socket
-	table        *ct.Conn
-	statistics   reader
-	exempt       *exemptions
-	enabled      sysctl // nf_conntrack_events
-	accounting   sysctl // nf_conntrack_acct
+	ports      []uint16
+	events     *socket
+	table      *ct.Conn
+	statistics reader
+	exempt     *exemptions
+	enabled    sysctl // nf_conntrack_events
+	accounting sysctl // nf_conntrack_acct
 
 	messages, lost atomic.Uint64
 	exemption      atomic.Pointer[exemption]
@@ -55,15 +52,7 @@ func Open(cfg Config) (*Sensor, error) {
 	if cfg.ReceiveBuffer == 0 {
 		cfg.ReceiveBuffer = defaultReceiveBuffer
 	}
-	narrow, err := filter(cfg.Ports, false)
-	if err != nil {
-		return nil, err
-	}
-	wide, err := filter(cfg.Ports, true)
-	if err != nil {
-		return nil, err
-	}
-	s := &Sensor{ports: cfg.Ports, narrow: narrow, wide: wide}
+	s := &Sensor{ports: cfg.Ports}
 	if err := s.open(cfg.ReceiveBuffer); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -71,7 +60,11 @@ func Open(cfg Config) (*Sensor, error) {
 }
 
 func (s *Sensor) open(receiveBuffer int) (err error) {
-	if s.events, err = listen(s.narrow, receiveBuffer); err != nil {
+	program, err := wanted{asked: s.ports, answering: s.ports}.filter()
+	if err != nil {
+		return err
+	}
+	if s.events, err = listen(program, receiveBuffer); err != nil {
 		return err
 	}
 	if s.table, err = ct.Dial(nil); err != nil {

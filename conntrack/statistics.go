@@ -87,12 +87,11 @@ func (r *reader) read() (Statistics, error) {
 	}
 	clash := false
 	for _, m := range perCPU {
-		cpu, counters, err := cpuStatistics(m.Data)
+		has, err := r.meter.take(m.Data)
 		if err != nil {
 			return Statistics{}, err
 		}
-		clash = clash || find(m.Data[nfgenmsgLen:], statClashResolve) != nil
-		r.meter.add(cpu, counters)
+		clash = clash || has
 	}
 	global, err := r.query(msgCTGetStats, netlink.Request|netlink.Acknowledge)
 	if err != nil {
@@ -122,16 +121,20 @@ func (r *reader) query(kind netfilter.MessageType, flags netlink.HeaderFlags) ([
 	return r.conn.Query(req)
 }
 
-// cpuStatistics decodes one reply: struct nfgenmsg with the CPU as res_id, then
-// one u32 for each counter.
-func cpuStatistics(b []byte) (cpu uint16, c cpuCounters, err error) {
+// take takes the kernel's reply for one CPU: struct nfgenmsg with the CPU as
+// res_id, then one u32 for each counter (ctnetlink_ct_stat_cpu_fill_info). It
+// tells whether clash_resolve is among them.
+func (c *meter) take(b []byte) (clash bool, err error) {
 	if len(b) < nfgenmsgLen {
-		return 0, c, fmt.Errorf("conntrack statistics of %d bytes: too short", len(b))
+		return false, fmt.Errorf("conntrack statistics of %d bytes: too short", len(b))
 	}
-	for i := range c {
-		c[i] = uint32(word(b[nfgenmsgLen:], uint16(i)))
+	attrs := b[nfgenmsgLen:]
+	var counters cpuCounters
+	for i := range counters {
+		counters[i] = uint32(word(attrs, uint16(i)))
 	}
-	return binary.BigEndian.Uint16(b[2:]), c, nil
+	c.add(binary.BigEndian.Uint16(b[2:]), counters)
+	return find(attrs, statClashResolve) != nil, nil
 }
 
 // word reads a u32 attribute, 0 when there is none.

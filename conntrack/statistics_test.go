@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"encoding/binary"
 	"math"
 	"testing"
 	"time"
@@ -26,6 +27,38 @@ func TestMeter(t *testing.T) {
 	}
 	if got := m.statistics().ClashResolved; got != 7 {
 		t.Errorf("clash_resolve %d, want 7", got)
+	}
+}
+
+// A reply as the kernel sends it, and one of a kernel before 5.10.
+func TestMeterTakesReplies(t *testing.T) {
+	reply := func(cpu uint16, counters map[uint16]uint32) []byte {
+		b := binary.BigEndian.AppendUint16([]byte{0, 0}, cpu)
+		for kind, v := range counters {
+			b = binary.NativeEndian.AppendUint16(b, 8)
+			b = binary.NativeEndian.AppendUint16(b, kind)
+			b = binary.BigEndian.AppendUint32(b, v)
+		}
+		return b
+	}
+	var m meter
+	for _, tc := range []struct {
+		b     []byte
+		clash bool
+	}{
+		{reply(0, map[uint16]uint32{10: 4, 13: 1, statClashResolve: 7, 15: 2}), true},
+		{reply(1, map[uint16]uint32{10: 5, 9: 6}), false},
+	} {
+		if clash, err := m.take(tc.b); err != nil || clash != tc.clash {
+			t.Errorf("take(% x): clash_resolve there %v, error %v", tc.b, clash, err)
+		}
+	}
+	want := Statistics{Drop: 9, InsertFailed: 6, SearchRestart: 1, ClashResolved: 7, ChainTooLong: 2}
+	if diff := cmp.Diff(want, m.statistics()); diff != "" {
+		t.Errorf("statistics (-want +got):\n%s", diff)
+	}
+	if _, err := m.take([]byte{1}); err == nil {
+		t.Error("a reply of one byte was taken")
 	}
 }
 

@@ -58,9 +58,10 @@ type table interface {
 // tracker turns messages into findings. It does no input or output of its own
 // beside asking the table, and is not safe for concurrent use.
 type tracker struct {
-	ports []uint16
-	table table
-	emit  func(Finding)
+	asked     []uint16 // the ports that clients ask: the configured ones
+	answering []uint16 // those, and what servers were seen to answer from
+	table     table
+	emit      func(Finding)
 
 	unanswered map[path]loser      // kept losers that ended without a reply
 	reported   map[path]time.Time  // kept losers that were reported at their answer
@@ -89,7 +90,7 @@ type candidate struct {
 
 func newTracker(ports []uint16, t table, emit func(Finding)) *tracker {
 	return &tracker{
-		ports: ports, table: t, emit: emit,
+		asked: ports, answering: slices.Clone(ports), table: t, emit: emit,
 		unanswered: map[path]loser{},
 		reported:   map[path]time.Time{},
 		strays:     map[path]time.Time{},
@@ -100,23 +101,23 @@ func newTracker(ports []uint16, t table, emit func(Finding)) *tracker {
 
 // message takes one message that was read at now.
 func (t *tracker) message(m message, now time.Time) {
-	if !m.trouble(t.ports, true) {
-		return
-	}
 	p := path{backend: m.backend, client: m.client, zone: m.original.Zone}
 	clash := m.status&statusNATClash != 0
+	asked := slices.Contains(t.asked, m.original.Destination.Port())
 	switch {
-	case clash && !slices.Contains(t.ports, m.original.Destination.Port()):
-		// A collision of another protocol's port is none of ours.
-	case clash && m.event == eventUpdate:
-		t.answered(m, p, now)
-	case clash && m.event == eventDestroy:
-		t.ended(m, p, now)
-	case clash:
-		// The kernel announces no kept loser (it is inserted past the hook that does).
-	case m.event == eventUpdate:
+	case clash && asked:
+		t.learn(p.backend.Port())
+		switch m.event {
+		case eventUpdate:
+			t.answered(m, p, now)
+		case eventDestroy:
+			t.ended(m, p, now)
+		case eventNew: // the kernel does not announce a kept loser
+		}
+	case clash: // of a port that is none of ours
+	case m.event == eventUpdate && asked && m.status&statusAssured != 0:
 		t.assured(m, now)
-	case m.event == eventNew:
+	case m.event == eventNew && slices.Contains(t.answering, m.original.Source.Port()):
 		// The new flow's original direction is the answer's way.
 		p = path{backend: m.original.Source, client: m.original.Destination, zone: m.original.Zone}
 		if l, ok := t.unanswered[p]; ok {
@@ -209,10 +210,22 @@ func (t *tracker) assured(m message, now time.Time) {
 	}
 }
 
-// wantsAssured tells whether a flow that becomes ASSURED could be told apart
-// from a long-lived socket or a reused port.
-func (t *tracker) wantsAssured(now time.Time) bool {
-	return t.counters || len(t.orphaned) > 0 || now.Sub(t.dropped) <= dropWait
+// learn notes a port that a server answers from. It differs from the one that
+// clients ask where a service has another target port (OpenShift's DNS: 5353),
+// and it is where orphaned answers come from.
+func (t *tracker) learn(port uint16) {
+	if !slices.Contains(t.answering, port) && len(t.answering) < maxPorts {
+		t.answering = append(t.answering, port)
+	}
+}
+
+// wanted says which messages are needed from now on. Flows that become ASSURED
+// are, while one could be told from a long-lived socket or a reused port.
+func (t *tracker) wanted(now time.Time) wanted {
+	return wanted{
+		asked: t.asked, answering: t.answering,
+		assured: t.counters || len(t.orphaned) > 0 || now.Sub(t.dropped) <= dropWait,
+	}
 }
 
 // drop notes that packets were dropped because their entries collided.

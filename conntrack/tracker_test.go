@@ -9,12 +9,14 @@ import (
 )
 
 var (
-	pod     = netip.MustParseAddrPort("10.244.1.2:40000")
-	service = netip.MustParseAddrPort("10.96.0.10:53")
-	first   = netip.MustParseAddrPort("10.244.3.2:53")
-	second  = netip.MustParseAddrPort("10.244.3.3:53")
-	asked   = Tuple{Source: pod, Destination: service}
-	noon    = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	pod      = netip.MustParseAddrPort("10.244.1.2:40000")
+	service  = netip.MustParseAddrPort("10.96.0.10:53")
+	first    = netip.MustParseAddrPort("10.244.3.2:53")
+	second   = netip.MustParseAddrPort("10.244.3.3:53")
+	target   = netip.MustParseAddrPort("10.244.3.4:5353") // of a service whose target port is not 53
+	otherPod = netip.MustParseAddrPort("10.244.1.3:40000")
+	asked    = Tuple{Source: pod, Destination: service}
+	noon     = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 )
 
 // fakeTable stands for the kernel's table: the winner's entry is in it.
@@ -107,6 +109,19 @@ func TestTracker(t *testing.T) {
 				{at: ms(40000), event: eventNew, original: stray, backend: pod},
 			},
 			want: []Finding{Collision{Time: noon.Add(ms(1500)), Original: asked, Loser: second}},
+		},
+		{
+			name: "orphan from a target port that an earlier collision taught",
+			steps: []step{
+				{at: ms(1), event: eventNew, original: Tuple{Source: target, Destination: pod}, backend: pod}, // not yet known
+				{at: ms(2), event: eventUpdate, status: keptAnswered, original: Tuple{Source: otherPod, Destination: service}, backend: target},
+				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: asked, backend: target},
+				{at: ms(1500), event: eventNew, original: Tuple{Source: target, Destination: pod}, backend: pod},
+			},
+			want: []Finding{
+				Collision{Time: noon.Add(ms(2)), Original: Tuple{Source: otherPod, Destination: service}, Loser: target, Answered: true},
+				Orphan{Time: noon.Add(ms(1500)), Original: asked, Backend: target, Lateness: time.Second},
+			},
 		},
 		{
 			name: "a new flow from port 53 that belongs to nothing",

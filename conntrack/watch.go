@@ -18,13 +18,14 @@ type watch struct {
 	last    Statistics
 	lastAt  time.Time // zero: not read yet
 	blinded map[Reason]bool
-	wide    bool // the wide filter is in place
+	wanted  wanted // what the socket's filter lets through
 }
 
 func newWatch(s *Sensor, emit func(Finding)) *watch {
 	return &watch{
 		sensor: s, emit: emit, whole: time.Now(), blinded: map[Reason]bool{},
 		tracker: newTracker(s.ports, kernelTable{conn: s.table}, emit),
+		wanted:  wanted{asked: s.ports, answering: s.ports}, // as open has it
 	}
 }
 
@@ -36,18 +37,18 @@ func (w *watch) tick(now time.Time) (next time.Time) {
 	return now.Add(tickInterval)
 }
 
-// refilter lets flows that become ASSURED through only as long as they can be
-// told from healthy ones.
+// refilter has the kernel filter for what the tracker wants from now on.
 func (w *watch) refilter(now time.Time) error {
-	wide := w.tracker.wantsAssured(now)
-	if wide == w.wide {
+	wanted := w.tracker.wanted(now)
+	if wanted.assured == w.wanted.assured && len(wanted.answering) == len(w.wanted.answering) {
 		return nil
 	}
-	w.wide = wide
-	if wide {
-		return w.sensor.events.filter(w.sensor.wide)
+	program, err := wanted.filter()
+	if err != nil {
+		return err
 	}
-	return w.sensor.events.filter(w.sensor.narrow)
+	w.wanted = wanted
+	return w.sensor.events.filter(program)
 }
 
 // loss reports messages that the kernel could not queue.

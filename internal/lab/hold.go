@@ -25,10 +25,13 @@ const (
 	holdPriority nftables.ChainPriority = 200
 	// defaultWait is how long a packet is held for others at most.
 	defaultWait = 50 * time.Millisecond
+	// targetPort is a service's port behind the translation where that is not
+	// 53, as OpenShift has it. Packets to it are held as well.
+	targetPort = 5353
 )
 
-// Holder makes packets collide. It holds UDP packets to port 53 that leave the
-// node over its uplink after they are translated and before conntrack confirms
+// Holder makes packets collide. It holds UDP packets to port 53 (or targetPort)
+// that leave the node over its uplink after they are translated and before conntrack confirms
 // them, and lets those of one client (address and port) go together: so all of
 // them were translated before the first was confirmed.
 type Holder struct {
@@ -274,13 +277,15 @@ func (h *Holder) addRules() error {
 		conn.AddChain(c)
 		name := make([]byte, unix.IFNAMSIZ)
 		copy(name, Uplink)
-		exprs := []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-			&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: name},
+		for _, port := range []uint16{dnsPort, targetPort} {
+			exprs := []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+				&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: name},
+			}
+			exprs = append(exprs, matchPort(unix.IPPROTO_UDP, port)...)
+			exprs = append(exprs, nfqueueTarget(h.number))
+			conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs})
 		}
-		exprs = append(exprs, matchPort(unix.IPPROTO_UDP)...)
-		exprs = append(exprs, nfqueueTarget(h.number))
-		conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs})
 	})
 }
 

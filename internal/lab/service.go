@@ -187,7 +187,7 @@ func (t table) addDNAT(conn *nftables.Conn, chain *nftables.Chain, s service, pr
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: t.daddr, Len: t.addrLen},
 		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: s.addr.AsSlice()},
 	}
-	exprs = append(exprs, matchPort(proto)...)
+	exprs = append(exprs, matchPort(proto, dnsPort)...)
 	exprs = append(exprs, t.balance(s)...)
 	exprs = append(exprs,
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: backends.Name, SetID: backends.ID},
@@ -197,13 +197,13 @@ func (t table) addDNAT(conn *nftables.Conn, chain *nftables.Chain, s service, pr
 	return nil
 }
 
-// matchPort matches the protocol and port 53 as its destination.
-func matchPort(proto byte) []expr.Any {
+// matchPort matches the protocol and the destination port.
+func matchPort(proto byte, port uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: []byte{proto}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.BigEndian.PutUint16(dnsPort)},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.BigEndian.PutUint16(port)},
 	}
 }
 
