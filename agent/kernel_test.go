@@ -135,7 +135,7 @@ func TestAgentOnTheKernel(t *testing.T) {
 	a := newKernelAgent(t)
 	a.metric(`nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="orphaned"}`, "0")
 	a.metric(`nodestead_sensor_blind{reason="events_off",sensor="conntrack"}`, "0")
-	h, err := a.Hold(2, 0)
+	h, err := a.Hold(2, 250*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}

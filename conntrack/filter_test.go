@@ -55,26 +55,6 @@ func (k *kernelFilter) passes(b []byte) (bool, error) {
 
 // build makes a message as the kernel does.
 func build(e event, status uint32, proto uint8, src, dst netip.AddrPort) []byte {
-	attr := func(kind uint16, payload []byte) []byte {
-		b := binary.NativeEndian.AppendUint16(nil, uint16(unix.NLA_HDRLEN+len(payload)))
-		b = binary.NativeEndian.AppendUint16(b, kind)
-		b = append(b, payload...)
-		for len(b)%unix.NLA_ALIGNTO != 0 {
-			b = append(b, 0)
-		}
-		return b
-	}
-	const nest = unix.NLA_F_NESTED
-	tuple := func(kind uint16, src, dst netip.AddrPort) []byte {
-		from, to := uint16(ctaIPv4Src), uint16(ctaIPv4Dst)
-		if src.Addr().Is6() {
-			from, to = ctaIPv6Src, ctaIPv6Dst
-		}
-		ip := append(attr(from, src.Addr().AsSlice()), attr(to, dst.Addr().AsSlice())...)
-		l4 := append(attr(ctaProtoNum, []byte{proto}), attr(ctaProtoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port()))...)
-		l4 = append(l4, attr(ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port()))...)
-		return attr(kind|nest, append(attr(ctaTupleIP|nest, ip), attr(ctaTupleProto|nest, l4)...))
-	}
 	kind, flags := uint16(subsysCTNetlink<<8|msgCTNew), uint16(0)
 	switch e {
 	case eventNew:
@@ -86,9 +66,9 @@ func build(e event, status uint32, proto uint8, src, dst netip.AddrPort) []byte 
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = append(b, make([]byte, 8+nfgenmsgLen)...)
-	b = append(b, tuple(ctaTupleOrig, src, dst)...)
-	b = append(b, tuple(ctaTupleReply, dst, src)...)
-	b = append(b, attr(ctaStatus, binary.BigEndian.AppendUint32(nil, status))...)
+	b = appendTuple(b, ctaTupleOrig, proto, src, dst)
+	b = appendTuple(b, ctaTupleReply, proto, dst, src)
+	b = appendAttr(b, ctaStatus, func(b []byte) []byte { return binary.BigEndian.AppendUint32(b, status) })
 	binary.NativeEndian.PutUint32(b, uint32(len(b)))
 	return b
 }

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	ct "github.com/ti-mo/conntrack"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sync/errgroup"
 )
@@ -33,7 +32,7 @@ type Config struct {
 type Sensor struct {
 	ports      []uint16
 	events     *socket
-	table      *ct.Conn
+	table      *kernelTable
 	statistics reader
 	exempt     *exemptions
 	enabled    sysctl // nf_conntrack_events
@@ -67,8 +66,8 @@ func (s *Sensor) open(receiveBuffer int) (err error) {
 	if s.events, err = listen(program, receiveBuffer); err != nil {
 		return err
 	}
-	if s.table, err = ct.Dial(nil); err != nil {
-		return fmt.Errorf("open conntrack: %w", err)
+	if s.table, err = openTable(); err != nil {
+		return err
 	}
 	if s.statistics.conn, err = netfilter.Dial(nil); err != nil {
 		return fmt.Errorf("open conntrack: %w", err)
@@ -90,7 +89,7 @@ func (s *Sensor) Close() error {
 		errs = append(errs, s.events.close())
 	}
 	if s.table != nil {
-		errs = append(errs, s.table.Close())
+		errs = append(errs, s.table.close())
 	}
 	if s.statistics.conn != nil {
 		errs = append(errs, s.statistics.conn.Close())

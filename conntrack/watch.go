@@ -24,7 +24,7 @@ type watch struct {
 func newWatch(s *Sensor, emit func(Finding)) *watch {
 	return &watch{
 		sensor: s, emit: emit, whole: time.Now(), blinded: map[Reason]bool{},
-		tracker: newTracker(s.ports, kernelTable{conn: s.table}, emit),
+		tracker: newTracker(s.ports, s.table, emit),
 		wanted:  wanted{asked: s.ports, answering: s.ports}, // as open has it
 	}
 }

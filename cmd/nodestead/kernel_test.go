@@ -57,7 +57,7 @@ func TestSIGTERMUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Hold(2, 0); err != nil {
+	if _, err := l.Hold(2, 250*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	cmd, stderr := start(t, l.Node(), "nodestead", "watch", "--http.watch=127.0.0.1:9853", "--log.level=debug")

@@ -123,7 +123,7 @@ func bench(ctx context.Context, runs int, window time.Duration) (err error) {
 
 // traffic makes the loads in the lab.
 func traffic(l *lab.Lab) ([]load, error) {
-	service := netip.MustParseAddr("10.96.0.10")
+	service, turns := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("10.96.0.11")
 	var backends []netip.Addr
 	for range 2 {
 		b, err := l.AddReflector()
@@ -132,7 +132,7 @@ func traffic(l *lab.Lab) ([]load, error) {
 		}
 		backends = append(backends, b.Addr4)
 	}
-	if err := l.AddService(service, lab.Random, backends...); err != nil {
+	if err := errors.Join(l.AddService(service, lab.Random, backends...), l.AddService(turns, lab.Alternate, backends...)); err != nil {
 		return nil, err
 	}
 	// The limit of the table is the machine's: keep entries short, so that the
@@ -165,6 +165,15 @@ func traffic(l *lab.Lab) ([]load, error) {
 	return []load{
 		{"2,000 lookups/s", "lookup", lookups(2000)},
 		{"15,000 lookups/s", "lookup", lookups(15000)},
+		{"a storm: 2,000 collisions/s", "collision", func(ctx context.Context, d time.Duration) (n int, err error) {
+			h, err := l.Hold(2, 0)
+			if err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, h.Close()) }()
+			_, err = g.Lookups(ctx, turns, 2000, d)
+			return int(h.Full()), err
+		}},
 		{"50,000 foreign flows/s", "flow", func(ctx context.Context, d time.Duration) (int, error) { return g.Foreign(ctx, 50000, d) }},
 	}, nil
 }

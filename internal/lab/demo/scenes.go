@@ -148,7 +148,7 @@ func (c scene) logs(line string) bool {
 
 func (s *stage) resolve(c scene) (answers []lab.Answer, err error) {
 	if c.hold > 0 {
-		h, err := s.Hold(c.hold, 0)
+		h, err := s.Hold(c.hold, 100*time.Millisecond)
 		if err != nil {
 			return nil, err
 		}
