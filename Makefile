@@ -7,6 +7,7 @@ export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
 
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LINT := go tool -modfile=tools.mod golangci-lint
 # Packages with goroutines, which the race detector looks at.
 RACE := ./agent/... ./incident/... ./conntrack/...
@@ -24,7 +25,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the static binary bin/nodestead
-	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/nodestead ./cmd/nodestead
+	go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/nodestead ./cmd/nodestead
 
 check: lint test ## Everything that CI runs: lint, then test
 
