@@ -85,6 +85,22 @@ func (r *reporter) logSlowFlow(s conntrack.SlowFlow) {
 	r.log.Debug("dns flow was slow", a...)
 }
 
+// logRetry names a client that asked again. It is what a drop, which the kernel
+// lays to nobody, can be laid to.
+func (r *reporter) logRetry(v retry) {
+	var a attrs
+	a.tuple(v.Original)
+	a.addr("backend", v.Backend)
+	a.add("witness", v.Witness.String())
+	a.add("count", v.count)
+	evidence := "a question in this flow has no answer"
+	if v.Witness == conntrack.AfterDrop {
+		evidence = "it asked again after more than two seconds, shortly after conntrack dropped packets: most likely its own"
+	}
+	a.add("evidence", evidence)
+	r.log.Info("dns client asked again", a...)
+}
+
 func (r *reporter) logDrop(d conntrack.Drop) {
 	evidence := []string{"the kernel does not tell whose packets they were, nor that they were DNS"}
 	var remedies []string

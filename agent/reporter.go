@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +32,17 @@ type reporter struct {
 	dropped   *incident.Throttle[struct{}, conntrack.Drop]
 	evicted   *incident.Throttle[struct{}, conntrack.Drop]
 	losses    *incident.Throttle[struct{}, conntrack.Loss]
+	retries   *incident.Throttle[netip.Addr, retry]
 	unlogged  *incident.Throttle[struct{}, uint64]
 
 	inexactSaid bool
+}
+
+// retry is a client that asked again, with the number of its flows.
+type retry struct {
+	conntrack.SlowFlow
+	client netip.Addr
+	count  uint64
 }
 
 // throttled is an incident.Throttle of any type.
@@ -54,6 +63,12 @@ func newReporter(log *slog.Logger) *reporter {
 	r.dropped = single(mergeDrops, r.logDrop)
 	r.evicted = single(mergeDrops, r.logEviction)
 	r.losses = single(mergeLosses, r.logLoss)
+	r.retries = incident.NewThrottle(logWindow, logKeys, incident.Rules[netip.Addr, retry]{
+		Key:   func(v retry) netip.Addr { return v.client },
+		Merge: func(older, newer retry) retry { newer.count += older.count; return newer },
+		Fold:  func(v retry) retry { v.client = netip.Addr{}; return v },
+		Emit:  r.logRetry,
+	})
 	r.unlogged = single(func(older, newer uint64) uint64 { return older + newer }, r.logUnlogged)
 	return r
 }
@@ -128,7 +143,7 @@ func (r *reporter) run() {
 }
 
 func (r *reporter) throttles() []throttled {
-	return []throttled{r.incidents, r.dropped, r.evicted, r.losses, r.unlogged}
+	return []throttled{r.incidents, r.dropped, r.evicted, r.losses, r.retries, r.unlogged}
 }
 
 // next is when the first of the throttles has something due.
@@ -159,7 +174,11 @@ func (r *reporter) finding(now time.Time, finding conntrack.Finding) {
 	case conntrack.Collision:
 		r.logCollision(f)
 	case conntrack.SlowFlow:
-		r.logSlowFlow(f)
+		if f.Witness == conntrack.AfterOrphan {
+			r.logSlowFlow(f) // the orphan was logged
+		} else {
+			r.retries.Add(now, retry{SlowFlow: f, client: f.Original.Source.Addr(), count: 1})
+		}
 	case conntrack.Blindness:
 		r.logBlindness(f)
 	}

@@ -154,6 +154,21 @@ func TestReportDebug(t *testing.T) {
 	})
 }
 
+// TestReportRetries: one line for each client in ten seconds.
+func TestReportRetries(t *testing.T) {
+	report(t, slog.LevelInfo, func(r reported) {
+		const line = `level=INFO msg="dns client asked again" client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.3:53 `
+		r.take(conntrack.SlowFlow{Original: original, Backend: winner, Witness: conntrack.AfterDrop})
+		r.expect(line + `witness=after_drop count=1 evidence="it asked again after more than two seconds, shortly after conntrack dropped packets: most likely its own"`)
+		for range 3 {
+			r.take(conntrack.SlowFlow{Original: original, Backend: winner, Witness: conntrack.Unanswered})
+		}
+		r.expect()
+		pass(logWindow)
+		r.expect(line + `witness=unanswered count=3 evidence="a question in this flow has no answer"`)
+	})
+}
+
 // TestReporterNeverBlocks: the log hangs, findings come, and what the queue
 // cannot take is counted.
 func TestReporterNeverBlocks(t *testing.T) {

@@ -29,7 +29,7 @@ const (
 	// cache has.
 	upstreamTakes = 1500 * time.Millisecond
 	// seenWithin is how long the agent may take to say what it saw.
-	seenWithin = 3 * time.Second
+	seenWithin = 15 * time.Second
 )
 
 var (
