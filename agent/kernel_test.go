@@ -163,8 +163,8 @@ func TestAgentOnTheKernel(t *testing.T) {
 	}
 	set("0")
 	a.metric(`nodestead_sensor_blind{reason="events_off",sensor="conntrack"}`, "1")
-	a.logged("level=WARN", `msg="sensor is blind"`, "reason=events_off", "remedy=", "nf_conntrack_events=2")
-	set("2")
+	a.logged("level=WARN", `msg="sensor is blind"`, "reason=events_off", "remedy=", "nf_conntrack_events=1")
+	set("1")
 	a.metric(`nodestead_sensor_blind{reason="events_off",sensor="conntrack"}`, "0")
 	a.logged("level=INFO", `msg="sensor sees again"`, "reason=events_off")
 

@@ -81,6 +81,9 @@ func (m *metrics) count(finding conntrack.Finding) {
 		m.collisions.WithLabelValues("", "", "", orphaned).Inc()
 	case conntrack.Collision:
 		m.collisions.WithLabelValues("", "", "", kept).Inc()
+		if !f.Answered {
+			m.timeouts.WithLabelValues("", "", "", string(incident.Unknown)).Inc()
+		}
 	case conntrack.Blindness:
 		value := 0.0
 		if f.Blind {

@@ -48,6 +48,7 @@ nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="orp
 # HELP nodestead_dns_lookup_timeouts_total Number of DNS lookups whose client had to ask again or gave up, by cause.
 # TYPE nodestead_dns_lookup_timeouts_total counter
 nodestead_dns_lookup_timeouts_total{cause="orphaned_answer",namespace="",pod="",resolver=""} 0
+nodestead_dns_lookup_timeouts_total{cause="unknown",namespace="",pod="",resolver=""} 0
 `, "build_info", "conntrack_collisions_total", "dns_lookup_timeouts_total")
 	var blind strings.Builder
 	blind.WriteString(`
@@ -77,6 +78,7 @@ func TestMetricsCount(t *testing.T) {
 		want   float64
 	}{
 		"timeouts":   {m.timeouts.WithLabelValues("", "", "", "orphaned_answer"), 2},
+		"unanswered": {m.timeouts.WithLabelValues("", "", "", "unknown"), 2},
 		"orphaned":   {m.collisions.WithLabelValues("", "", "", "orphaned"), 2},
 		"kept":       {m.collisions.WithLabelValues("", "", "", "kept"), 3},
 		"notrack":    {m.blind.WithLabelValues("conntrack", "notrack"), 1},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -24,6 +25,7 @@ const (
 // its own, because a log may block and the sensor must not.
 type reporter struct {
 	log   *slog.Logger
+	debug bool // answered collisions are logged
 	queue chan conntrack.Finding
 	// left is how many findings found the queue full.
 	left atomic.Uint64
@@ -53,7 +55,10 @@ type throttled interface {
 }
 
 func newReporter(log *slog.Logger) *reporter {
-	r := &reporter{log: log, queue: make(chan conntrack.Finding, queueLength)}
+	r := &reporter{
+		log: log, debug: log.Enabled(context.Background(), slog.LevelDebug),
+		queue: make(chan conntrack.Finding, queueLength),
+	}
 	r.incidents = incident.NewThrottle(logWindow, logKeys, incident.Rules[incident.Key, incident.Incident]{
 		Key:   incident.Incident.Key,
 		Merge: incident.Merge,
@@ -100,6 +105,10 @@ func mergeLosses(older, newer conntrack.Loss) conntrack.Loss {
 // take queues a finding for the log; it never blocks. It must not be called
 // after close.
 func (r *reporter) take(finding conntrack.Finding) {
+	// What no line will come of must not take the place of what one will.
+	if c, ok := finding.(conntrack.Collision); ok && c.Answered && !r.debug {
+		return
+	}
 	select {
 	case r.queue <- finding:
 	default:
@@ -173,6 +182,9 @@ func (r *reporter) finding(now time.Time, finding conntrack.Finding) {
 		r.losses.Add(now, f)
 	case conntrack.Collision:
 		r.logCollision(f)
+		if !f.Answered {
+			r.incidents.Add(now, incident.FromUnanswered(f))
+		}
 	case conntrack.SlowFlow:
 		if f.Witness == conntrack.AfterOrphan {
 			r.logSlowFlow(f) // the orphan was logged

@@ -133,7 +133,7 @@ func TestReportDebug(t *testing.T) {
 	zoned.Zone = 3
 	findings := []conntrack.Finding{
 		conntrack.Collision{Original: original, Loser: loser, Winner: winner, Answered: true},
-		conntrack.Collision{Original: zoned, Loser: loser},
+		conntrack.Collision{Original: zoned, Loser: loser, Answered: true},
 		conntrack.SlowFlow{Original: original, Backend: winner, Witness: conntrack.AfterOrphan},
 	}
 	report(t, slog.LevelDebug, func(r reported) {
@@ -143,7 +143,7 @@ func TestReportDebug(t *testing.T) {
 		const flow = `client=10.244.1.2:41000 nameserver=10.96.0.10:53 `
 		r.expect(
 			`level=DEBUG msg="dns queries collided" `+flow+`loser=10.244.3.2:53 winner=10.244.3.3:53 answered=true`,
-			`level=DEBUG msg="dns queries collided" `+flow+`zone=3 loser=10.244.3.2:53 answered=false`,
+			`level=DEBUG msg="dns queries collided" `+flow+`zone=3 loser=10.244.3.2:53 answered=true`,
 			`level=DEBUG msg="dns flow was slow" `+flow+`backend=10.244.3.3:53 witness=after_orphan`)
 	})
 	report(t, slog.LevelInfo, func(r reported) {
@@ -151,6 +151,20 @@ func TestReportDebug(t *testing.T) {
 			r.take(f)
 		}
 		r.expect()
+	})
+}
+
+// TestReportUnanswered: a kept collision without an answer is a lost lookup, and
+// a crowd of answered ones does not push it out of the queue.
+func TestReportUnanswered(t *testing.T) {
+	report(t, slog.LevelInfo, func(r reported) {
+		for range 3 * queueLength {
+			r.take(conntrack.Collision{Original: original, Loser: loser, Winner: winner, Answered: true})
+		}
+		r.take(conntrack.Collision{Original: original, Loser: loser, Winner: winner})
+		r.expect(`level=WARN msg="dns lookup lost" cause=unknown client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 count=1 ` +
+			`evidence="the question to 10.244.3.2:53 collided; in the one second that its conntrack entry lived no answer came, and none was seen after; the question that it collided with went to 10.244.3.3:53" ` +
+			`remedy="look whether 10.244.3.2:53 answers, and whether a network policy drops answers that come late; the collision itself ends with sessionAffinity: ClientIP on the DNS Service"`)
 	})
 }
 

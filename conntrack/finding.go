@@ -29,7 +29,7 @@ type Finding interface{ finding() }
 // Collision is a kept collision: two packets of one original tuple raced, NAT
 // had chosen different backends for them, and the kernel let the loser live on
 // for one second with an entry of its own (nf_conntrack_core.c,
-// nf_ct_resolve_clash_harder; Linux 5.7 and later).
+// nf_ct_resolve_clash_harder; Linux 5.6 and later).
 type Collision struct {
 	// Time is when the kernel's message was read.
 	Time time.Time
@@ -41,7 +41,7 @@ type Collision struct {
 	// entry was gone already when the sensor asked for it.
 	Winner netip.AddrPort
 	// Answered tells whether the loser's answer came within its second. When
-	// it did not, no later answer was seen either.
+	// it did not, no later answer was seen either: the question is lost.
 	Answered bool
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodestead/nodestead/internal/lab"
 )
@@ -399,9 +399,7 @@ func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exac
 func TestOrphansFromTargetPort(t *testing.T) {
 	const delay = 1500 * time.Millisecond
 	b := newBox(t, lab.Alternate, lab.Rule{Name: "slow.test.", Addrs: answer, Delay: delay}, lab.Rule{Name: "*", Addrs: answer})
-	if err := lab.Install(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)), "iptables"); err != nil {
-		t.Fatal(err)
-	}
+	b.install("iptables")
 	const target = "10.96.0.53"
 	for i, s := range b.servers {
 		command(t, s.Namespace, "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "--dport", "5353", "-j", "REDIRECT", "--to-ports", "53")
@@ -422,6 +420,56 @@ func TestOrphansFromTargetPort(t *testing.T) {
 	o := only[Orphan](b.wait("an orphan", 5*time.Second, func(f []Finding) bool { return len(only[Orphan](f)) == 1 }))[0]
 	if o.Backend.Port() != 5353 || o.Original.Destination.String() != target+":53" || o.Original.Source.Addr() != p.Addr4 {
 		t.Errorf("wrong orphan: %+v", o)
+	}
+}
+
+// A network policy that denies by default drops a late answer before conntrack
+// confirms it, so there is no orphan to see. The question is lost all the same.
+func TestLateAnswerMeetsPolicy(t *testing.T) {
+	const delay = 1500 * time.Millisecond
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer, Delay: delay})
+	b.install("nftables")
+	p := b.pod("musl", service4)
+	b.command("nft", "add table inet deny; add chain inet deny forward { type filter hook forward priority 0; }; "+
+		"add rule inet deny forward ct state established,related accept; add rule inet deny forward oifname "+p.Link+" drop")
+	b.sense(Config{})
+	b.hold(2)
+	if slow := b.lookupsThatWait(p, 1, delay); slow != 1 {
+		t.Fatal("the lookup did not wait")
+	}
+	c := only[Collision](b.wait("a collision without an answer", orphanWait+5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 }))[0]
+	if c.Answered || c.Original.Source.Addr() != p.Addr4 || !c.Loser.IsValid() || c.Loser == c.Winner {
+		t.Errorf("wrong collision: %+v", c)
+	}
+}
+
+// Only the kernel is believed.
+func TestSpoofedMessage(t *testing.T) {
+	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer})
+	p := b.pod("musl", service4)
+	b.sense(Config{})
+	var to unix.Sockaddr
+	if err := b.sensor.events.raw.Control(func(fd uintptr) { to, _ = unix.Getsockname(int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Node().Do(func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		portID := to.(*unix.SockaddrNetlink).Pid
+		return errors.Join(unix.Sendto(fd, build(eventUpdate, 0x15aa, 17, pod, service), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: portID}), unix.Close(fd))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.hold(2)
+	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	findings := b.wait("the real collision", 5*time.Second, func(f []Finding) bool { return len(f) > 0 })
+	if c := only[Collision](findings); len(findings) != 1 || len(c) != 1 || c[0].Original.Source.Addr() != p.Addr4 {
+		t.Errorf("findings: %+v", findings)
+	}
+	if n := b.sensor.Counters().Messages; n < 2 {
+		t.Errorf("%d messages: the spoofed one did not come", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -58,6 +59,14 @@ func withoutNetAdmin(fn func() error) error {
 		}()
 	}()
 	return <-done
+}
+
+// install installs what a test runs.
+func (b *box) install(packages ...string) {
+	b.t.Helper()
+	if err := lab.Install(b.t.Context(), slog.New(slog.NewTextHandler(b.t.Output(), nil)), packages...); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // command runs a command in the node's namespace.

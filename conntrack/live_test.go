@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/mdlayher/netlink"
 	ct "github.com/ti-mo/conntrack"
+	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -165,9 +165,7 @@ func ends(t ct.Tuple) [2]netip.AddrPort {
 // and rules that don't are not taken for them.
 func TestNotrackRules(t *testing.T) {
 	b := newBox(t, lab.Random)
-	if err := lab.Install(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)), "nftables", "iptables"); err != nil {
-		t.Fatal(err)
-	}
+	b.install("nftables", "iptables")
 	tests := []struct {
 		name  string
 		rules [][]string
@@ -183,6 +181,10 @@ func TestNotrackRules(t *testing.T) {
 		{"iptables, NodeLocal's", [][]string{{"iptables-nft", "-t", "raw", "-A", "PREROUTING", "-d", "169.254.20.10/32", "-p", "udp", "-m", "udp", "--dport", "53", "-j", "NOTRACK"}}, true},
 		{"iptables, CT", [][]string{{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "--dport", "53", "-j", "CT", "--notrack"}}, true},
 		{"ip6tables", [][]string{{"ip6tables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "53", "-j", "CT", "--notrack"}}, true},
+		{"nft, a jump by port", [][]string{{"nft", "add chain inet t more"}, {"nft", "add rule inet t early ip daddr 169.254.20.10 udp dport 53 jump more"}, {"nft", "add rule inet t more notrack"}}, true},
+		{"nft, a jump for TCP", [][]string{{"nft", "add chain inet t more"}, {"nft", "add rule inet t early meta l4proto tcp jump more"}, {"nft", "add rule inet t more notrack"}}, false},
+		{"nft, goto for TCP", [][]string{{"nft", "add chain inet t more"}, {"nft", "add rule inet t early meta l4proto tcp goto more"}, {"nft", "add rule inet t more notrack"}}, false},
+		{"nft, a jump for one link", [][]string{{"nft", "add chain inet t more"}, {"nft", "add rule inet t early iifname lo jump more"}, {"nft", "add rule inet t more notrack"}}, false},
 		{"nft, another port", [][]string{{"nft", "add rule inet t early udp dport 4789 notrack"}}, false},
 		{"nft, a set of other ports", [][]string{{"nft", "add rule inet t early udp dport { 4789, 8472 } notrack"}}, false},
 		{"nft, any other port", [][]string{{"nft", "add rule inet t early udp dport != 53 notrack"}}, false},
@@ -230,6 +232,7 @@ func TestNotrackRules(t *testing.T) {
 // While it runs: the sensor says that it became blind, and that it sees again.
 func TestNotrackWhileRunning(t *testing.T) {
 	b := newBox(t, lab.Random)
+	b.install("nftables")
 	b.open(Config{})
 	b.sensor.exempt.interval, b.sensor.exempt.rulesInterval = 100*time.Millisecond, 100*time.Millisecond
 	b.run()
@@ -244,9 +247,14 @@ func TestNotrackWhileRunning(t *testing.T) {
 			return l.Reason == NoTrack && l.Blind == want && strings.Contains(l.Evidence, by)
 		})
 	}
-	b.command("ip", "link", "add", nodeLocalLink, "type", "veth", "peer", "name", "nodelocal-peer")
+	link := &rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: nodeLocalLink}, PeerName: "nodelocal-peer"}
+	if err := b.Node().Do(func() error { return rtnl.LinkAdd(link) }); err != nil {
+		t.Fatal(err)
+	}
 	blinds(true, nodeLocalLink)
-	b.command("ip", "link", "del", nodeLocalLink)
+	if err := b.Node().Do(func() error { return rtnl.LinkDel(link) }); err != nil {
+		t.Fatal(err)
+	}
 	blinds(false, "")
 	b.command("nft", "add table inet t; add chain inet t early { type filter hook prerouting priority -300; }; add rule inet t early udp dport 53 notrack")
 	blinds(true, "chain early")

@@ -103,9 +103,12 @@ func (e *exemptions) look(now time.Time) exemption {
 		return exemption{err: err}
 	}
 	if e.readAt.IsZero() || generation != e.generation && now.Sub(e.readAt) >= e.rulesInterval {
-		e.generation, e.readAt = generation, now
 		evidence, err := e.notrackRule()
-		e.rules = exemption{evidence: evidence, err: err}
+		if err != nil {
+			return exemption{err: err} // and again the next time
+		}
+		e.generation, e.readAt = generation, now
+		e.rules = exemption{evidence: evidence}
 	}
 	return e.rules
 }
@@ -144,35 +147,48 @@ func (e *exemptions) notrackRule() (string, error) {
 			return "", fmt.Errorf("list nftables' chains: %w", permission(err))
 		}
 		named := map[[2]string]*nftables.Chain{}
-		var todo []*nftables.Chain
+		var todo []visit
 		for _, c := range chains {
 			named[[2]string{c.Table.Name, c.Name}] = c
 			if early(c) {
-				todo = append(todo, c)
+				todo = append(todo, visit{chain: c})
 			}
 		}
+		seen := map[visit]bool{}
 		for len(todo) > 0 {
-			c := todo[0]
+			at := todo[0]
 			todo = todo[1:]
+			if seen[at] {
+				continue
+			}
+			seen[at] = true
+			c := at.chain
 			rules, err := e.nft.GetRules(c.Table, c)
 			if err != nil {
 				return "", fmt.Errorf("list nftables' rules in %s %s: %w", c.Table.Name, c.Name, permission(err))
 			}
 			for _, r := range rules {
-				v := verdict{ports: e.ports, set: func(name string) [][]byte { return e.elements(c.Table, name) }}
+				v := verdict{
+					ports: e.ports, set: func(name string) [][]byte { return e.elements(c.Table, name) },
+					named: at.named, narrowed: at.narrowed,
+				}
 				untracks, jump := v.rule(r.Exprs)
 				if untracks {
 					return fmt.Sprintf("a rule in nftables' table %s, chain %s exempts DNS from tracking (notrack)", c.Table.Name, c.Name), nil
 				}
-				key := [2]string{c.Table.Name, jump}
-				if next := named[key]; next != nil {
-					delete(named, key) // each chain once
-					todo = append(todo, next)
+				if next := named[[2]string{c.Table.Name, jump}]; next != nil {
+					todo = append(todo, visit{chain: next, named: v.named, narrowed: v.narrowed})
 				}
 			}
 		}
 	}
 	return "", nil
+}
+
+// visit is a chain with the conditions under which a jump leads to it.
+type visit struct {
+	chain           *nftables.Chain
+	named, narrowed bool // as in verdict
 }
 
 // early tells whether a chain's rules run before connection tracking sees a

@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"testing"
 
@@ -14,9 +13,7 @@ import (
 // questions of a pair go to one backend, and the kernel merges what collides.
 func TestSessionAffinityIsARemedy(t *testing.T) {
 	b := newBox(t, lab.Random, lab.Rule{Name: "*", Addrs: answer})
-	if err := lab.Install(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)), "iptables"); err != nil {
-		t.Fatal(err)
-	}
+	b.install("iptables")
 	nat := func(args ...string) { b.command("iptables-nft", append([]string{"-t", "nat"}, args...)...) }
 	const service = "10.96.0.99"
 	nat("-N", "SVC")

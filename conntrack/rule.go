@@ -34,7 +34,7 @@ const (
 )
 
 // rule tells whether the rule exempts packets to or from one of the ports, and
-// which chain it jumps to.
+// which chain it sends them to, "" for none.
 func (v *verdict) rule(exprs []expr.Any) (exempts bool, jump string) {
 	untracks := false
 	for _, x := range exprs {
@@ -65,7 +65,10 @@ func (v *verdict) rule(exprs []expr.Any) (exempts bool, jump string) {
 			}
 		}
 	}
-	return untracks && !v.other && (v.named || !v.narrowed), jump
+	if v.other {
+		return false, ""
+	}
+	return untracks && (v.named || !v.narrowed), jump
 }
 
 func metaField(m *expr.Meta) field {

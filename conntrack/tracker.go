@@ -9,8 +9,9 @@ import (
 // How long the tracker remembers, and how much.
 const (
 	// orphanWait is how long after a kept loser's end its answer is still
-	// expected. musl gives up 5 s after the question, glibc 15 s.
-	orphanWait = 15 * time.Second
+	// expected. musl gives up 5 s after the question; DNS servers give up their
+	// own upstreams in that time, too.
+	orphanWait = 10 * time.Second
 	// reportedWait covers the kernel's lazy removal of a kept loser: its
 	// garbage collector passes at least every minute.
 	reportedWait = 75 * time.Second

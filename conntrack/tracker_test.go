@@ -105,7 +105,7 @@ func TestTracker(t *testing.T) {
 			name: "kept and never answered",
 			steps: []step{
 				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: asked, backend: second},
-				{at: ms(1500 + 15001)},
+				{at: ms(1500 + 10001)},
 				{at: ms(40000), event: eventNew, original: stray, backend: pod},
 			},
 			want: []Finding{Collision{Time: noon.Add(ms(1500)), Original: asked, Loser: second}},
@@ -122,6 +122,30 @@ func TestTracker(t *testing.T) {
 				Collision{Time: noon.Add(ms(2)), Original: Tuple{Source: otherPod, Destination: service}, Loser: target, Answered: true},
 				Orphan{Time: noon.Add(ms(1500)), Original: asked, Backend: target, Lateness: time.Second},
 			},
+		},
+		{
+			name: "the same addresses in another zone",
+			steps: []step{
+				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: Tuple{pod, service, 7}, backend: second},
+				{at: ms(1500), event: eventNew, original: stray, backend: pod},
+			},
+		},
+		{
+			name: "an entry that began after it ended: the clock was set",
+			steps: []step{
+				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: asked, backend: second, stamped: true, start: ms(5000)},
+				{at: ms(1500), event: eventNew, original: stray, backend: pod},
+			},
+			want: []Finding{Orphan{Time: noon.Add(ms(1500)), Original: asked, Backend: second, Lateness: time.Second}},
+		},
+		{
+			name: "assured long after an orphan: the port is used again",
+			steps: []step{
+				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: asked, backend: second},
+				{at: ms(1500), event: eventNew, original: stray, backend: pod},
+				{at: ms(1500 + 15001), event: eventUpdate, status: assuredStatus, original: asked, backend: first},
+			},
+			want: []Finding{Orphan{Time: noon.Add(ms(1500)), Original: asked, Backend: second, Lateness: time.Second}},
 		},
 		{
 			name: "a new flow from port 53 that belongs to nothing",
@@ -209,6 +233,53 @@ func TestTracker(t *testing.T) {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Flows that become ASSURED are wanted only while one could be judged.
+func TestTrackerWants(t *testing.T) {
+	tr := newTracker([]uint16{53}, fakeTable{}, func(Finding) {})
+	wants := func(why string, now time.Time, want bool) {
+		t.Helper()
+		if got := tr.wanted(now).assured; got != want {
+			t.Errorf("%s: wants assured flows: %v, want %v", why, got, want)
+		}
+	}
+	wants("at first", noon, false)
+	tr.message(message{event: eventDestroy, status: statusNATClash, original: asked, backend: second, client: pod}, noon)
+	tr.message(message{event: eventNew, original: Tuple{Source: second, Destination: pod}}, noon)
+	wants("after an orphan", noon, true)
+	tr.tick(noon.Add(retryWait + 1))
+	wants("when its client no longer asks", noon.Add(retryWait+1), false)
+	tr.drop(noon)
+	wants("after a drop", noon.Add(dropWait), true)
+	wants("long after a drop", noon.Add(dropWait+1), false)
+	tr.counters = true
+	wants("with counters", noon.Add(time.Hour), true)
+	for port := range uint16(100) {
+		tr.message(message{
+			event: eventUpdate, status: keptAnswered, original: asked,
+			backend: netip.AddrPortFrom(second.Addr(), 6000+port), client: pod,
+		}, noon)
+	}
+	if _, err := tr.wanted(noon).filter(); err != nil {
+		t.Errorf("after a hundred target ports: %v", err)
+	}
+}
+
+// What could not be remembered is not reported a second time.
+func TestTrackerForgets(t *testing.T) {
+	collisions := 0
+	tr := newTracker([]uint16{53}, fakeTable{}, func(Finding) { collisions++ })
+	const n = maxReported + 100
+	for _, e := range []event{eventUpdate, eventDestroy} {
+		for i := range n {
+			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), 40000)
+			tr.message(message{event: e, status: keptAnswered, original: Tuple{Source: client, Destination: service}, backend: second, client: client}, noon)
+		}
+	}
+	if collisions != n {
+		t.Errorf("%d collisions were reported %d times", n, collisions)
 	}
 }
 

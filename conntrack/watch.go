@@ -78,7 +78,7 @@ func (w *watch) settings(now time.Time) error {
 		return nil
 	}
 	w.blind(now, EventsOff, events == "0", "net.netfilter.nf_conntrack_events is 0: the kernel reports no collision",
-		"sysctl -w net.netfilter.nf_conntrack_events=2 (flows that begin after it are seen; no restart is needed)")
+		"sysctl -w net.netfilter.nf_conntrack_events=1 (flows that begin after it are seen; no restart is needed)")
 	return nil
 }
 

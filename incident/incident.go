@@ -9,13 +9,18 @@ import (
 // cause of the log line.
 type Cause string
 
-// OrphanedAnswer is a kept collision whose answer came after the kept entry's
-// one second was over: it reached the client from an address that the client
-// never asked.
-const OrphanedAnswer Cause = "orphaned_answer"
+// The causes.
+const (
+	// OrphanedAnswer is a kept collision whose answer came after the kept
+	// entry's one second was over: it reached the client from an address that
+	// the client never asked.
+	OrphanedAnswer Cause = "orphaned_answer"
+	// Unknown is a lookup that was lost without evidence of why.
+	Unknown Cause = "unknown"
+)
 
 // Causes lists all causes.
-func Causes() []Cause { return []Cause{OrphanedAnswer} }
+func Causes() []Cause { return []Cause{OrphanedAnswer, Unknown} }
 
 // Incident is one lost lookup, or several of one client and cause that were
 // merged. The zero value of a field means that it is not known.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,6 +25,9 @@ const (
 	dropped  = `nodestead_conntrack_drop_total`
 	failed   = `nodestead_conntrack_insert_failed_total`
 )
+
+// quietFor is longer than any of the agent's beats.
+const quietFor = 1200 * time.Millisecond
 
 // scene is one thing that happens to a pod's lookups, and what must be seen.
 type scene struct {
@@ -140,7 +144,19 @@ func (s *stage) play(number int, c scene) (err error) {
 	if err != nil {
 		return err
 	}
+	if len(c.line) == 0 {
+		// Nothing may come: give the agent time for what it must not do.
+		quiet, cancel := context.WithTimeout(s.ctx, quietFor)
+		<-quiet.Done()
+		cancel()
+		if after, err = s.metrics(); err != nil {
+			return err
+		}
+	}
 	s.show(c, from, before, after)
+	if lines := s.logged(from); len(c.line) == 0 && len(lines) > 0 {
+		return fmt.Errorf("scene %d: the agent logged %q, and should have logged nothing", number, lines)
+	}
 	for _, m := range c.still {
 		if after[m] != before[m] {
 			return fmt.Errorf("scene %d: %s moved from %v to %v", number, m, before[m], after[m])
@@ -202,8 +218,8 @@ func (s *stage) shiftTurn() error {
 func (s *stage) show(c scene, from int, before, after map[string]float64) {
 	shown := 0
 	for _, line := range s.logged(from) {
-		if !has(line, c.line) && !has(line, c.then) {
-			continue
+		if len(c.line) > 0 && !has(line, c.line) && !has(line, c.then) {
+			continue // of another scene
 		}
 		if shown++; shown > 2 {
 			continue // more of the same

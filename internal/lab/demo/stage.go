@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -162,7 +163,9 @@ func (s *stage) stopAgent() error {
 func (s *stage) end() error {
 	var err error
 	if s.agent != nil {
-		err = s.agent.Process.Kill()
+		if err = s.agent.Process.Kill(); errors.Is(err, os.ErrProcessDone) {
+			err = nil
+		}
 		<-s.ended //nolint:errcheck // it was killed, and says so
 	}
 	return errors.Join(err, s.Close())
