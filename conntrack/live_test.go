@@ -126,7 +126,8 @@ func agree(k *kernelFilter, msg []byte) (string, error) {
 	}
 	f := e.Flow
 	theirs := message{
-		event: map[bool]event{true: m.event}[uint8(m.event) == uint8(e.Type)], status: uint32(f.Status),
+		event:    event(e.Type), // both count new, update, destroy from 1
+		status:   uint32(f.Status),
 		timeout:  time.Duration(f.Timeout) * time.Second,
 		original: Tuple{ends(f.TupleOrig)[0], ends(f.TupleOrig)[1], f.Zone},
 		backend:  ends(f.TupleReply)[0], client: ends(f.TupleReply)[1],

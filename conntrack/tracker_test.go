@@ -131,6 +131,14 @@ func TestTracker(t *testing.T) {
 			},
 		},
 		{
+			name: "an orphan in a zone",
+			steps: []step{
+				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: Tuple{pod, service, 7}, backend: second},
+				{at: ms(1500), event: eventNew, original: Tuple{second, pod, 7}, backend: pod},
+			},
+			want: []Finding{Orphan{Time: noon.Add(ms(1500)), Original: Tuple{pod, service, 7}, Backend: second, Lateness: time.Second}},
+		},
+		{
 			name: "an entry that began after it ended: the clock was set",
 			steps: []step{
 				{at: ms(1500), event: eventDestroy, status: statusNATClash, original: asked, backend: second, stamped: true, start: ms(5000)},
