@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"regexp"
@@ -15,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nodestead/nodestead/conntrack"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/workload"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,6 +44,7 @@ type fakeSensor struct {
 	end     chan error    // what Run returns before ctx ends
 	stuck   chan struct{} // when not nil, Run does not mind ctx until it is closed
 	closed  bool
+	lookups *fakeLookups // nil: the kernel refuses one
 
 	counters   conntrack.Counters
 	statistics func() (conntrack.Statistics, error)
@@ -53,7 +58,70 @@ func newFakeSensor() *fakeSensor {
 	}
 }
 
-func (f *fakeSensor) open(conntrack.Config) (sensor, error) { return f, nil }
+// rim is one with this sensor, a lookup sensor and a finder.
+func (f *fakeSensor) rim(listen func(context.Context, string) (net.Listener, error)) rim {
+	return rim{
+		listen:    listen,
+		conntrack: func(conntrack.Config) (sensor, error) { return f, nil },
+		lookup: func(lookup.Config) (lookupSource, error) {
+			if f.lookups == nil {
+				return nil, fmt.Errorf("open: %w", lookup.ErrPermission)
+			}
+			return f.lookups, nil
+		},
+		finder: func(cfg workload.Config) (finder, error) { return &fakeFinder{gone: cfg.Gone}, nil },
+		probe:  func(Config, *slog.Logger) (prober, error) { return nil, nil },
+	}
+}
+
+// fakeLookups is a lookup sensor that emits what a test calls emit with.
+type fakeLookups struct {
+	running chan struct{}
+	emit    func(lookup.Event)
+	last    []lookup.Event // emitted at the end
+}
+
+func (f *fakeLookups) Run(ctx context.Context, emit func(lookup.Event)) error {
+	f.emit = emit
+	close(f.running)
+	<-ctx.Done()
+	for _, e := range f.last {
+		emit(e)
+	}
+	return nil
+}
+
+func (f *fakeLookups) Counters() lookup.Counters {
+	return lookup.Counters{Packets: 21, Lost: 22, Discarded: 23, Malformed: 24, Pending: 25}
+}
+func (f *fakeLookups) Close() error { return nil }
+
+// fakeFinder knows the pods of a map by address.
+type fakeFinder struct {
+	mu      sync.Mutex
+	pods    map[netip.Addr]workload.Workload
+	located []netip.AddrPort
+	gone    func(workload.Workload)
+	alive   bool
+}
+
+func (f *fakeFinder) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeFinder) Close() error                  { return nil }
+func (f *fakeFinder) Alive(workload.Workload) bool  { return f.alive }
+
+func (f *fakeFinder) At(_ int, client netip.AddrPort, _ time.Time) (workload.Workload, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w, ok := f.pods[client.Addr()]
+	return w, ok
+}
+
+func (f *fakeFinder) Locate(_ context.Context, _ int, client netip.AddrPort, _ time.Time) (workload.Workload, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.located = append(f.located, client)
+	return workload.Workload{}, false
+}
 
 func (f *fakeSensor) Run(ctx context.Context, emit func(conntrack.Finding)) error {
 	f.emit = emit

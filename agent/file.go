@@ -84,7 +84,7 @@ func (l *loader) known(prefix string) string {
 func (l *loader) leaf(name string, key Key, node *yaml.Node) {
 	node = target(node)
 	if isNull(node) {
-		l.report(key.Path, at(name, node), "has no value: leave it out for the default, %s", key.Default)
+		l.report(key.Path, at(name, node), "has no value: leave it out for the default, %s", key.standard())
 		return
 	}
 	if !key.list {
@@ -92,7 +92,11 @@ func (l *loader) leaf(name string, key Key, node *yaml.Node) {
 		return
 	}
 	if node.Kind != yaml.SequenceNode {
-		l.report(key.Path, at(name, node), "want a list, such as [%s]", key.Default)
+		if key.Default == "" {
+			l.report(key.Path, at(name, node), "want a list in brackets (%s)", key.Syntax)
+		} else {
+			l.report(key.Path, at(name, node), "want a list, such as [%s]", key.Default)
+		}
 		return
 	}
 	var values []written

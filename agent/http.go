@@ -63,13 +63,14 @@ func (h *health) state() (alive, ready bool, why string) {
 	return h.alive, h.ready, h.why
 }
 
-func newServer(registry *prometheus.Registry, h *health, log *slog.Logger) *http.Server {
+func newServer(registry *prometheus.Registry, h *health, incidents http.Handler, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            errorLog,
 		MaxRequestsInFlight: 8,
 	}))
+	mux.Handle("GET /api/v1/incidents", incidents)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		alive, _, why := h.state()
 		answer(w, alive, why)

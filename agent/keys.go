@@ -19,7 +19,8 @@ type Key struct {
 
 	index []int // in Config, for reflect
 	list  bool
-	max   int // the most values in a list
+	max   int    // the most values in a list
+	empty string // what an empty list stands for; "" where it may not be empty
 }
 
 // Keys gives all settings in the order of Config.
@@ -47,6 +48,7 @@ func keysOf(v reflect.Value, prefix string, index []int) []Key {
 			index:   at,
 			list:    value.Kind() == reflect.Slice,
 			max:     limit,
+			empty:   field.Tag.Get("empty"),
 		})
 	}
 	return keys
@@ -59,9 +61,17 @@ func (k Key) isNumber() bool {
 		t = t.Elem()
 	}
 	switch t.Kind() {
-	case reflect.Uint16:
+	case reflect.Uint16, reflect.Uint32:
 		return true
 	default:
 		return false
 	}
+}
+
+// standard is the default as a message names it.
+func (k Key) standard() string {
+	if k.Default == "" {
+		return k.empty
+	}
+	return k.Default
 }

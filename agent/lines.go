@@ -8,6 +8,8 @@ import (
 
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/workload"
 )
 
 // attrs are the keys and values of a log line.
@@ -38,16 +40,27 @@ func (a *attrs) tuple(t conntrack.Tuple) {
 	}
 }
 
+// workload adds whose a client is.
+func (a *attrs) workload(w workload.Workload) {
+	a.text("namespace", w.Namespace)
+	a.text("pod", w.Pod)
+	a.text("container", w.Container)
+	a.text("process", w.Process)
+}
+
 func (r *reporter) logIncident(in incident.Incident) {
 	var a attrs
 	a.add("cause", in.Cause)
-	a.text("namespace", in.Namespace)
-	a.text("pod", in.Pod)
-	a.text("container", in.Container)
-	a.text("resolver", in.Resolver)
+	a.workload(in.Workload)
+	a.text("resolver", string(in.Resolver))
+	a.text("name", in.Name)
+	a.text("qtype", in.Type)
 	a.addr("client", in.Client)
 	a.addr("nameserver", in.Nameserver)
 	a.addr("backend", in.Backend)
+	if in.Attempts > 0 {
+		a.add("attempts", in.Attempts)
+	}
 	// A lower bound is no time that the client waited; the evidence has it.
 	if in.WaitedExact {
 		a.add("waited", in.Waited.Round(time.Millisecond))
@@ -55,7 +68,45 @@ func (r *reporter) logIncident(in incident.Incident) {
 	a.add("count", in.Count)
 	a.add("evidence", in.Evidence)
 	a.add("remedy", in.Remedy)
-	r.log.Warn("dns lookup lost", a...)
+	if in.Cause.Timeout() {
+		r.log.Warn("dns lookup lost", a...)
+	} else {
+		r.log.Warn("dns lookup failed", a...)
+	}
+}
+
+func (r *reporter) logAdvice(v incident.Advice) {
+	var a attrs
+	a.add("advice", v.Topic)
+	a.workload(v.Workload)
+	if v.Topic == incident.SearchAmplification && v.Workload.Pod == "" {
+		a.text("client", v.Client.Addr().String())
+	}
+	a.addr("nameserver", v.Nameserver)
+	a.text("name", v.Name)
+	a.add("count", v.Count)
+	a.add("evidence", v.Evidence)
+	a.add("remedy", v.Remedy)
+	r.log.Info("dns works, and could work better", a...)
+}
+
+func (r *reporter) logSlow(l lookup.Lookup) {
+	var a attrs
+	a.text("resolver", string(l.Resolver))
+	a.add("name", l.Name)
+	a.add("qtype", l.Type)
+	a.add("client", l.Client.Addr)
+	a.add("nameserver", l.Nameserver)
+	a.add("outcome", l.Outcome)
+	a.add("waited", l.End.Sub(l.Start).Round(time.Millisecond))
+	r.log.Debug("dns lookup was slow", a...)
+}
+
+func (r *reporter) logUnseen(l lookup.Loss) {
+	r.log.Warn("dns packets lost",
+		"packets", l.Packets, "from", l.From, "to", l.To,
+		"evidence", "the ring had no room for them: what happened in this time is uncertain",
+		"remedy", "give the agent more CPU when this goes on")
 }
 
 // sayInexact says once why the lines about orphaned answers lack a time.
@@ -146,15 +197,15 @@ func (r *reporter) logUnlogged(findings uint64) {
 		"evidence", "the log was slower than the findings came; the metrics count them")
 }
 
-func (r *reporter) logBlindness(b conntrack.Blindness) {
+func (r *reporter) logBlindness(sensor, reason string, blind bool, evidence, remedy string) {
 	var a attrs
-	a.add("sensor", conntrackSensor)
-	a.add("reason", b.Reason)
-	a.text("evidence", b.Evidence)
-	if !b.Blind {
+	a.add("sensor", sensor)
+	a.add("reason", reason)
+	a.text("evidence", evidence)
+	if !blind {
 		r.log.Info("sensor sees again", a...)
 		return
 	}
-	a.text("remedy", b.Remedy)
+	a.text("remedy", remedy)
 	r.log.Warn("sensor is blind", a...)
 }

@@ -126,7 +126,7 @@ func (w written) unmarshal(into reflect.Value) error {
 
 // text sets a key from text, where a list's values are separated by commas.
 func (l *loader) text(key Key, text, source string) {
-	if text == "" {
+	if text == "" && key.empty == "" {
 		l.report(key.Path, source, "is empty: leave it out for the default, %s", key.Default)
 		return
 	}
@@ -136,6 +136,9 @@ func (l *loader) text(key Key, text, source string) {
 	}
 	var values []written
 	for value := range strings.SplitSeq(text, ",") {
+		if text == "" {
+			break
+		}
 		values = append(values, written{text: strings.TrimSpace(value), source: source})
 	}
 	l.setList(key, source, values)
@@ -167,6 +170,8 @@ func (l *loader) setList(key Key, source string, values []written) {
 		list = reflect.Append(list, element)
 	}
 	switch n := len(values); {
+	case n == 0 && key.empty != "":
+		list = reflect.Zero(into.Type())
 	case n == 0:
 		l.report(key.Path, source, "the list is empty: leave it out for the default, %s", key.Default)
 	case n > key.max:

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,10 +11,16 @@ import (
 
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/probe"
+	"github.com/nodestead/nodestead/workload"
 )
 
-// conntrackSensor is the value of the label sensor.
-const conntrackSensor = "conntrack"
+// The sensors: values of the label sensor.
+const (
+	conntrackSensor = "conntrack"
+	lookupSensor    = "lookup"
+)
 
 // Results of a collision: values of the label result.
 const (
@@ -21,30 +28,74 @@ const (
 	orphaned = "orphaned"
 )
 
-// metrics are what the findings are counted in. What the kernel and the sensor
-// count themselves is read at scrape (sensorCollector).
+// metrics are what is counted. What the kernel and the sensors count themselves
+// is read at scrape (sensorCollector).
 type metrics struct {
-	timeouts   *prometheus.CounterVec
-	collisions *prometheus.CounterVec
-	blind      *prometheus.GaugeVec
+	pods bool // failures have the pod as a label
+
+	lookups         *prometheus.CounterVec
+	durations       *durations
+	timeouts        *prometheus.CounterVec
+	failures        *prometheus.CounterVec
+	retransmissions *prometheus.CounterVec
+	wasted          *prometheus.CounterVec
+	collisions      *prometheus.CounterVec
+	blind           *prometheus.GaugeVec
+	probes          *prometheus.CounterVec
+	probeDurations  *prometheus.HistogramVec
+
+	mu   sync.Mutex
+	gone map[podName]time.Time // when a pod ended whose series are still there
 }
+
+// podName names a pod in the labels.
+type podName struct{ namespace, pod string }
+
+// keepSeries is how long the series of a pod stay when it is gone, so that its
+// last failures are scraped.
+const keepSeries = 5 * time.Minute
 
 // newMetrics registers all metrics of the agent, with every known label value
 // at 0.
-func newMetrics(registry *prometheus.Registry, version Version, from reader, log *slog.Logger) *metrics {
+func newMetrics(registry *prometheus.Registry, version Version, pods bool, from readers, log *slog.Logger) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nodestead_" + name, Help: help}, labels)
+	}
 	m := &metrics{
-		timeouts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "nodestead_dns_lookup_timeouts_total",
-			Help: "Number of DNS lookups whose client had to ask again or gave up, by cause.",
-		}, []string{"namespace", "pod", "resolver", "cause"}),
-		collisions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "nodestead_conntrack_collisions_total",
-			Help: "Number of collisions of two DNS questions that were sent to different backends: kept (the entry lived for its one second) or orphaned (the answer came after that).",
-		}, []string{"namespace", "pod", "resolver", "result"}),
+		pods: pods,
+		lookups: counter("dns_lookups_total",
+			"Number of DNS lookups that ended, by how: an rcode in lower case, nodata or timeout.",
+			"namespace", "resolver", "qtype", "outcome"),
+		durations: &durations{all: make(map[durationKey]*durationSum)},
+		timeouts: counter("dns_lookup_timeouts_total",
+			"Number of DNS lookups whose client had to ask again or gave up, by cause.",
+			"namespace", "pod", "resolver", "cause"),
+		failures: counter("dns_lookup_failures_total",
+			"Number of DNS lookups whose answer did not help, by cause.",
+			"namespace", "pod", "resolver", "cause"),
+		retransmissions: counter("dns_retransmissions_total",
+			"Number of DNS questions that a client sent again.",
+			"namespace", "resolver"),
+		wasted: counter("dns_search_wasted_total",
+			"Number of DNS questions for names of a search list that do not exist, before the one that does.",
+			"namespace"),
+		collisions: counter("conntrack_collisions_total",
+			"Number of collisions of two DNS questions that were sent to different backends: kept (the entry lived for its one second) or orphaned (the answer came after that).",
+			"namespace", "pod", "resolver", "result"),
 		blind: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "nodestead_sensor_blind",
 			Help: "1 while the sensor cannot see, by reason; 0 otherwise.",
 		}, []string{"sensor", "reason"}),
+		probes: counter("probe_lookups_total",
+			"Number of DNS lookups that the agent made itself, by nameserver and outcome.",
+			"nameserver", "name", "qtype", "outcome"),
+		probeDurations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                        "nodestead_probe_lookup_duration_seconds",
+			Help:                        "Time from a question of the agent to the nameserver's answer.",
+			Buckets:                     bounds(),
+			NativeHistogramBucketFactor: 1.1,
+		}, []string{"nameserver"}),
+		gone: make(map[podName]time.Time),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "nodestead_build_info",
@@ -54,8 +105,11 @@ func newMetrics(registry *prometheus.Registry, version Version, from reader, log
 		},
 	})
 	build.Set(1)
-	for _, cause := range incident.Causes() {
+	for _, cause := range incident.TimeoutCauses() {
 		m.timeouts.WithLabelValues("", "", "", string(cause))
+	}
+	for _, cause := range incident.FailureCauses() {
+		m.failures.WithLabelValues("", "", "", string(cause))
 	}
 	for _, result := range []string{kept, orphaned} {
 		m.collisions.WithLabelValues("", "", "", result)
@@ -63,33 +117,118 @@ func newMetrics(registry *prometheus.Registry, version Version, from reader, log
 	for _, reason := range conntrack.Reasons() {
 		m.blind.WithLabelValues(conntrackSensor, string(reason))
 	}
+	for _, reason := range lookup.Reasons() {
+		m.blind.WithLabelValues(lookupSensor, string(reason))
+	}
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, m.timeouts, m.collisions, m.blind,
+		build, m.lookups, m.durations, m.timeouts, m.failures, m.retransmissions, m.wasted, m.collisions, m.blind,
+		m.probes, m.probeDurations,
 		&sensorCollector{from: from, log: log},
 	)
 	return m
 }
 
-// count counts a finding. The sensors that know the pod and the resolver do
-// not exist yet, so those labels are empty.
-func (m *metrics) count(finding conntrack.Finding) {
-	switch f := finding.(type) {
-	case conntrack.Orphan:
-		m.timeouts.WithLabelValues("", "", "", string(incident.OrphanedAnswer)).Inc()
-		m.collisions.WithLabelValues("", "", "", orphaned).Inc()
-	case conntrack.Collision:
-		m.collisions.WithLabelValues("", "", "", kept).Inc()
-		if !f.Answered {
-			m.timeouts.WithLabelValues("", "", "", string(incident.Unknown)).Inc()
+// bounds are the classic buckets of all durations, in seconds.
+func bounds() []float64 {
+	var all []float64
+	for _, b := range lookup.DurationBounds {
+		all = append(all, b.Seconds())
+	}
+	return all
+}
+
+// labels gives a workload's namespace and pod as labels.
+func (m *metrics) labels(w workload.Workload) (namespace, pod string) {
+	if !m.pods {
+		return w.Namespace, ""
+	}
+	return w.Namespace, w.Pod
+}
+
+// incident counts an incident.
+func (m *metrics) incident(in incident.Incident) {
+	namespace, pod := m.labels(in.Workload)
+	counter := m.failures
+	if in.Cause.Timeout() {
+		counter = m.timeouts
+	}
+	counter.WithLabelValues(namespace, pod, string(in.Resolver), string(in.Cause)).Add(float64(in.Count))
+}
+
+func (m *metrics) collision(w workload.Workload, resolver lookup.Resolver, result string) {
+	namespace, pod := m.labels(w)
+	m.collisions.WithLabelValues(namespace, pod, string(resolver), result).Inc()
+}
+
+func (m *metrics) blindness(sensor, reason string, blind bool) {
+	value := 0.0
+	if blind {
+		value = 1
+	}
+	m.blind.WithLabelValues(sensor, reason).Set(value)
+}
+
+// totals counts the lookups of one client.
+func (m *metrics) totals(t lookup.Totals, w workload.Workload) {
+	resolver := string(t.Resolver)
+	for _, c := range t.Lookups {
+		m.lookups.WithLabelValues(w.Namespace, resolver, qtype(c.Type), string(c.Outcome)).Add(float64(c.N))
+	}
+	if t.Durations.Count > 0 {
+		m.durations.add(durationKey{w.Namespace, resolver}, t.Durations)
+	}
+	if t.Retransmissions > 0 {
+		m.retransmissions.WithLabelValues(w.Namespace, resolver).Add(float64(t.Retransmissions))
+	}
+	if t.Wasted > 0 {
+		m.wasted.WithLabelValues(w.Namespace).Add(float64(t.Wasted))
+	}
+}
+
+// qtype is a type's label: a stranger may ask 65,536 types.
+func qtype(t lookup.Type) string {
+	if s := t.String(); !strings.HasPrefix(s, "TYPE") {
+		return s
+	}
+	return "other"
+}
+
+// probe counts a lookup of the probe.
+func (m *metrics) probe(r probe.Result) {
+	server := r.Nameserver.String()
+	m.probes.WithLabelValues(server, r.Name, qtype(lookup.Type(r.Type)), r.Outcome).Inc()
+	if r.Outcome != probe.Timeout {
+		m.probeDurations.WithLabelValues(server).Observe(r.Took.Seconds())
+	}
+}
+
+// left notes that a pod has ended.
+func (m *metrics) left(w workload.Workload) {
+	const most = 100_000 // of an hour's churn; more stay until the agent restarts
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w.Pod != "" && len(m.gone) < most {
+		m.gone[podName{w.Namespace, w.Pod}] = time.Now()
+	}
+}
+
+// expire drops the series of pods that have been gone for a while.
+func (m *metrics) expire(now time.Time, alive func(workload.Workload) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, at := range m.gone {
+		switch {
+		case alive(workload.Workload{Namespace: name.namespace, Pod: name.pod}):
+			delete(m.gone, name) // another one of that name
+		case now.Sub(at) > keepSeries:
+			delete(m.gone, name)
+			labels := prometheus.Labels{"namespace": name.namespace, "pod": name.pod}
+			m.timeouts.DeletePartialMatch(labels)
+			m.failures.DeletePartialMatch(labels)
+			m.collisions.DeletePartialMatch(labels)
 		}
-	case conntrack.Blindness:
-		value := 0.0
-		if f.Blind {
-			value = 1
-		}
-		m.blind.WithLabelValues(conntrackSensor, string(f.Reason)).Set(value)
 	}
 }
 
@@ -99,11 +238,17 @@ type reader interface {
 	Statistics() (conntrack.Statistics, error)
 }
 
+// readers are all that sensorCollector reads.
+type readers struct {
+	conntrack reader
+	lookup    func() lookup.Counters // nil when there is no such sensor
+}
+
 // sensorCollector reads the kernel's and the sensor's counters at each scrape.
 // When the kernel's cannot be read their metrics are absent, because an old
 // value would hide that.
 type sensorCollector struct {
-	from reader
+	from readers
 	log  *slog.Logger
 
 	mu     sync.Mutex
@@ -119,9 +264,15 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	messagesDesc = describe("sensor_messages_total",
-		"Number of messages that the sensor was woken with.", "sensor")
+		"Number of messages or packets that the sensor read.", "sensor")
 	lostDesc = describe("sensor_lost_total",
-		"Number of messages that the kernel could not queue for the sensor.", "sensor")
+		"Number of messages or packets that the kernel had no room for, so that the sensor missed them.", "sensor")
+	pendingDesc = describe("dns_lookups_pending",
+		"Number of DNS lookups that are pending now.")
+	discardedDesc = describe("dns_lookups_discarded_total",
+		"Number of pending DNS lookups that were thrown away, because there were too many.")
+	malformedDesc = describe("dns_malformed_total",
+		"Number of packets on a DNS port that are no DNS message.")
 )
 
 // statistic is one metric of the kernel's statistics.
@@ -152,8 +303,9 @@ var statistics = []statistic{
 
 // Describe implements prometheus.Collector.
 func (c *sensorCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- messagesDesc
-	ch <- lostDesc
+	for _, d := range []*prometheus.Desc{messagesDesc, lostDesc, pendingDesc, discardedDesc, malformedDesc} {
+		ch <- d
+	}
 	for _, s := range statistics {
 		ch <- s.desc
 	}
@@ -161,10 +313,18 @@ func (c *sensorCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *sensorCollector) Collect(ch chan<- prometheus.Metric) {
-	counters := c.from.Counters()
+	if c.from.lookup != nil {
+		counters := c.from.lookup()
+		ch <- prometheus.MustNewConstMetric(messagesDesc, prometheus.CounterValue, float64(counters.Packets), lookupSensor)
+		ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(counters.Lost), lookupSensor)
+		ch <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(counters.Pending))
+		ch <- prometheus.MustNewConstMetric(discardedDesc, prometheus.CounterValue, float64(counters.Discarded))
+		ch <- prometheus.MustNewConstMetric(malformedDesc, prometheus.CounterValue, float64(counters.Malformed))
+	}
+	counters := c.from.conntrack.Counters()
 	ch <- prometheus.MustNewConstMetric(messagesDesc, prometheus.CounterValue, float64(counters.Messages), conntrackSensor)
 	ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(counters.Lost), conntrackSensor)
-	read, err := c.from.Statistics()
+	read, err := c.from.conntrack.Statistics()
 	if err != nil {
 		c.failed(err)
 		return

@@ -4,25 +4,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/probe"
+	"github.com/nodestead/nodestead/workload"
 )
 
 func newTestMetrics(from reader) (*prometheus.Registry, *metrics) {
 	registry := prometheus.NewPedanticRegistry()
-	return registry, newMetrics(registry, Version{"v1", "abc", "go1"}, from, slog.New(slog.DiscardHandler))
+	return registry, newMetrics(registry, Version{"v1", "abc", "go1"}, true, readers{from, (&fakeLookups{}).Counters}, slog.New(slog.DiscardHandler))
 }
 
 func compare(t *testing.T, registry *prometheus.Registry, want string, names ...string) {
@@ -36,7 +43,7 @@ func compare(t *testing.T, registry *prometheus.Registry, want string, names ...
 }
 
 func TestMetricsStartAtZero(t *testing.T) {
-	registry, _ := newTestMetrics(newFakeSensor())
+	registry, m := newTestMetrics(newFakeSensor())
 	compare(t, registry, `
 # HELP nodestead_build_info Always 1; the labels are the version, the commit and the Go release that the agent was built from.
 # TYPE nodestead_build_info gauge
@@ -45,11 +52,18 @@ nodestead_build_info{commit="abc",goversion="go1",version="v1"} 1
 # TYPE nodestead_conntrack_collisions_total counter
 nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="kept"} 0
 nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="orphaned"} 0
-# HELP nodestead_dns_lookup_timeouts_total Number of DNS lookups whose client had to ask again or gave up, by cause.
-# TYPE nodestead_dns_lookup_timeouts_total counter
-nodestead_dns_lookup_timeouts_total{cause="orphaned_answer",namespace="",pod="",resolver=""} 0
-nodestead_dns_lookup_timeouts_total{cause="unknown",namespace="",pod="",resolver=""} 0
-`, "build_info", "conntrack_collisions_total", "dns_lookup_timeouts_total")
+`, "build_info", "conntrack_collisions_total")
+	for _, cause := range incident.TimeoutCauses() {
+		if n := testutil.ToFloat64(m.timeouts.WithLabelValues("", "", "", string(cause))); n != 0 {
+			t.Errorf("timeouts by %s begin at %v", cause, n)
+		}
+	}
+	if n := testutil.CollectAndCount(m.timeouts); n != len(incident.TimeoutCauses()) {
+		t.Errorf("%d series of timeouts at the start", n)
+	}
+	if n := testutil.CollectAndCount(m.failures); n != len(incident.FailureCauses()) {
+		t.Errorf("%d series of failures at the start", n)
+	}
 	var blind strings.Builder
 	blind.WriteString(`
 # HELP nodestead_sensor_blind 1 while the sensor cannot see, by reason; 0 otherwise.
@@ -58,36 +72,125 @@ nodestead_dns_lookup_timeouts_total{cause="unknown",namespace="",pod="",resolver
 	for _, reason := range conntrack.Reasons() {
 		fmt.Fprintf(&blind, "nodestead_sensor_blind{reason=%q,sensor=\"conntrack\"} 0\n", reason)
 	}
+	for _, reason := range lookup.Reasons() {
+		fmt.Fprintf(&blind, "nodestead_sensor_blind{reason=%q,sensor=\"lookup\"} 0\n", reason)
+	}
 	compare(t, registry, blind.String(), "sensor_blind")
 }
 
 func TestMetricsCount(t *testing.T) {
-	_, m := newTestMetrics(newFakeSensor())
-	for _, finding := range []conntrack.Finding{
-		orphan(), orphan(),
-		conntrack.Collision{Answered: true}, conntrack.Collision{}, conntrack.Collision{},
-		conntrack.SlowFlow{}, conntrack.Drop{}, conntrack.Loss{},
-		conntrack.Blindness{Reason: conntrack.NoTrack, Blind: true},
-		conntrack.Blindness{Reason: conntrack.EventsOff, Blind: true},
-		conntrack.Blindness{Reason: conntrack.EventsOff},
-	} {
-		m.count(finding)
-	}
+	registry, m := newTestMetrics(newFakeSensor())
+	w := workload.Workload{Namespace: "ci", Pod: "runner"}
+	m.incident(incident.Incident{Cause: incident.OrphanedAnswer, Workload: w, Resolver: lookup.Musl, Count: 2})
+	m.incident(incident.Incident{Cause: incident.ServerFailure, Workload: w, Resolver: lookup.Glibc, Count: 1})
+	m.collision(w, lookup.Musl, kept)
+	m.blindness(conntrackSensor, "notrack", true)
+	m.totals(lookup.Totals{
+		Resolver:        lookup.Go,
+		Lookups:         []lookup.Count{{Type: lookup.A, Outcome: lookup.NoError, N: 3}, {Type: 4711, Outcome: lookup.Timeout, N: 4}},
+		Retransmissions: 5, Wasted: 6,
+	}, w)
+	m.probe(probe.Result{Name: "x.", Type: 28, Nameserver: loser, Outcome: "nodata", Took: time.Millisecond})
+	compare(t, registry, `
+# HELP nodestead_dns_lookups_total Number of DNS lookups that ended, by how: an rcode in lower case, nodata or timeout.
+# TYPE nodestead_dns_lookups_total counter
+nodestead_dns_lookups_total{namespace="ci",outcome="noerror",qtype="A",resolver="go"} 3
+nodestead_dns_lookups_total{namespace="ci",outcome="timeout",qtype="other",resolver="go"} 4
+# HELP nodestead_dns_retransmissions_total Number of DNS questions that a client sent again.
+# TYPE nodestead_dns_retransmissions_total counter
+nodestead_dns_retransmissions_total{namespace="ci",resolver="go"} 5
+# HELP nodestead_dns_search_wasted_total Number of DNS questions for names of a search list that do not exist, before the one that does.
+# TYPE nodestead_dns_search_wasted_total counter
+nodestead_dns_search_wasted_total{namespace="ci"} 6
+# HELP nodestead_probe_lookups_total Number of DNS lookups that the agent made itself, by nameserver and outcome.
+# TYPE nodestead_probe_lookups_total counter
+nodestead_probe_lookups_total{name="x.",nameserver="10.244.3.2:53",outcome="nodata",qtype="AAAA"} 1
+`, "dns_lookups_total", "dns_retransmissions_total", "dns_search_wasted_total", "probe_lookups_total")
 	for what, check := range map[string]struct {
 		metric prometheus.Collector
 		want   float64
 	}{
-		"timeouts":   {m.timeouts.WithLabelValues("", "", "", "orphaned_answer"), 2},
-		"unanswered": {m.timeouts.WithLabelValues("", "", "", "unknown"), 2},
-		"orphaned":   {m.collisions.WithLabelValues("", "", "", "orphaned"), 2},
-		"kept":       {m.collisions.WithLabelValues("", "", "", "kept"), 3},
-		"notrack":    {m.blind.WithLabelValues("conntrack", "notrack"), 1},
-		"events off": {m.blind.WithLabelValues("conntrack", "events_off"), 0},
+		"timeouts": {m.timeouts.WithLabelValues("ci", "runner", "musl", "orphaned_answer"), 2},
+		"failures": {m.failures.WithLabelValues("ci", "runner", "glibc", "server_failure"), 1},
+		"kept":     {m.collisions.WithLabelValues("ci", "runner", "musl", "kept"), 1},
+		"notrack":  {m.blind.WithLabelValues("conntrack", "notrack"), 1},
 	} {
 		if got := testutil.ToFloat64(check.metric); got != check.want {
 			t.Errorf("%s = %v, want %v", what, got, check.want)
 		}
 	}
+	m.pods = false
+	m.incident(incident.Incident{Cause: incident.OrphanedAnswer, Workload: w, Resolver: lookup.Musl, Count: 7})
+	if got := testutil.ToFloat64(m.timeouts.WithLabelValues("ci", "", "musl", "orphaned_answer")); got != 7 {
+		t.Errorf("without pods as labels %v timeouts, want 7", got)
+	}
+}
+
+// TestDurations gives the same times to the agent's histogram and to the
+// library's own, and compares what a scrape sees.
+func TestDurations(t *testing.T) {
+	want := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Buckets: bounds(), NativeHistogramBucketFactor: math.Pow(2, 1.0/8)})
+	d := &durations{all: make(map[durationKey]*durationSum)}
+	for _, took := range []time.Duration{
+		30 * time.Microsecond, 500 * time.Microsecond, 501 * time.Microsecond, 900 * time.Microsecond, 902 * time.Microsecond,
+		time.Millisecond, 30 * time.Millisecond, 2500 * time.Millisecond, 9 * time.Second, 12 * time.Second,
+	} {
+		want.Observe(took.Seconds())
+		one := lookup.Durations{Count: 1, Sum: took}
+		one.Classic[sort.Search(len(lookup.DurationBounds), func(i int) bool { return took <= lookup.DurationBounds[i] })]++
+		one.Native[int(math.Ceil(8*math.Log2(took.Seconds())))-lookup.NativeOffset]++
+		d.add(durationKey{"ci", "musl"}, one)
+	}
+	var reference, got dto.Metric
+	if err := want.Write(&reference); err != nil {
+		t.Fatal(err)
+	}
+	series := make(chan prometheus.Metric, 1)
+	d.Collect(series)
+	if err := (<-series).Write(&got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Label) != 2 {
+		t.Errorf("labels %v", got.Label)
+	}
+	reference.Histogram.CreatedTimestamp = nil
+	if diff := cmp.Diff(reference.Histogram, got.Histogram, cmpopts.EquateApprox(0, 1e-9), cmpopts.IgnoreUnexported(dto.Histogram{}, dto.Bucket{}, dto.BucketSpan{})); diff != "" {
+		t.Errorf("histogram (-library +agent):\n%s", diff)
+	}
+}
+
+func TestSeriesOfPodsThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, m := newTestMetrics(newFakeSensor())
+		zero := testutil.CollectAndCount(m.timeouts)
+		w := workload.Workload{Namespace: "ci", Pod: "runner"}
+		lost := func() { m.incident(incident.Incident{Cause: incident.Unknown, Workload: w, Count: 1}) }
+		alive := false
+		check := func(after time.Duration, want int) {
+			t.Helper()
+			pass(after)
+			m.expire(time.Now(), func(workload.Workload) bool { return alive })
+			if n := testutil.CollectAndCount(m.timeouts) - zero; n != want {
+				t.Errorf("%d series of the pod, want %d", n, want)
+			}
+		}
+		lost()
+		check(time.Hour, 1)
+		m.left(w)
+		check(5*time.Minute, 1)
+		check(time.Second, 0)
+
+		// Another pod of that name has come.
+		lost()
+		m.left(w)
+		alive = true
+		check(time.Minute, 1)
+		alive = false
+		check(time.Hour, 1)
+		if len(m.gone) != 0 {
+			t.Error("it waits for a pod that is there")
+		}
+	})
 }
 
 func TestMetricsAtScrape(t *testing.T) {
@@ -98,7 +201,8 @@ func TestMetricsAtScrape(t *testing.T) {
 			ClashResolved: 1, InsertFailed: 2, Drop: 3, EarlyDrop: 4, ChainTooLong: 5, SearchRestart: 6, Entries: 7, Limit: 8,
 		}, nil
 	}
-	registry, _ := newTestMetrics(fake)
+	registry, m := newTestMetrics(fake)
+	seed(m)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +211,7 @@ func TestMetricsAtScrape(t *testing.T) {
 	for _, family := range families {
 		name, ours := strings.CutPrefix(family.GetName(), "nodestead_")
 		if ours && (strings.HasPrefix(name, "conntrack_") || strings.HasPrefix(name, "sensor_")) {
-			metric := family.GetMetric()[0]
+			metric := family.GetMetric()[0] // conntrack's comes before that of lookup
 			got[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
 		}
 	}
@@ -128,7 +232,7 @@ func TestStatisticsThatCannotBeRead(t *testing.T) {
 		fake := newFakeSensor()
 		fake.statistics = func() (conntrack.Statistics, error) { return conntrack.Statistics{}, errors.New("read statistics: no") }
 		var got logs
-		collector := &sensorCollector{from: fake, log: NewLogger(&got, LogConfig{Format: Text})}
+		collector := &sensorCollector{from: readers{conntrack: fake}, log: NewLogger(&got, LogConfig{Format: Text})}
 		const line = `level=WARN msg="conntrack statistics are missing from the metrics" err="read statistics: no"`
 		for _, want := range [][]string{{line}, nil, nil, nil, {line}, nil} {
 			if n := testutil.CollectAndCount(collector); n != 2 {
@@ -140,10 +244,20 @@ func TestStatisticsThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// seed gives every metric that has no known label values a series.
+func seed(m *metrics) {
+	m.totals(lookup.Totals{
+		Lookups: []lookup.Count{{Type: lookup.A, Outcome: lookup.NoError, N: 1}}, Durations: lookup.Durations{Count: 1},
+		Retransmissions: 1, Wasted: 1,
+	}, workload.Workload{})
+	m.probe(probe.Result{Nameserver: loser})
+}
+
 // TestMetricsDocumented holds docs/metrics.md: a row for each metric, with its
 // type and labels, and each reason and cause.
 func TestMetricsDocumented(t *testing.T) {
-	registry, _ := newTestMetrics(newFakeSensor())
+	registry, m := newTestMetrics(newFakeSensor())
+	seed(m)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +284,12 @@ func TestMetricsDocumented(t *testing.T) {
 			t.Errorf("docs/metrics.md lacks the reason %s", reason)
 		}
 	}
-	for _, cause := range incident.Causes() {
+	for _, reason := range lookup.Reasons() {
+		if !strings.Contains(string(page), fmt.Sprintf("`%s`", reason)) {
+			t.Errorf("docs/metrics.md lacks the reason %s", reason)
+		}
+	}
+	for _, cause := range slices.Concat(incident.TimeoutCauses(), incident.FailureCauses()) {
 		if !strings.Contains(string(page), fmt.Sprintf("`%s`", cause)) {
 			t.Errorf("docs/metrics.md lacks the cause %s", cause)
 		}
@@ -197,7 +316,8 @@ func TestMetricsDocumented(t *testing.T) {
 }
 
 func TestPromlint(t *testing.T) {
-	registry, _ := newTestMetrics(newFakeSensor())
+	registry, m := newTestMetrics(newFakeSensor())
+	seed(m)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

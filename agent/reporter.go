@@ -9,24 +9,27 @@ import (
 
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
 )
 
 const (
 	// logWindow is the time in which there is at most one line for each pod
 	// and cause, or for each other kind of repeated finding.
 	logWindow = 10 * time.Second
+	// adviceWindow is the same for advice: it can wait.
+	adviceWindow = 10 * time.Minute
 	// logKeys is how many pods and causes are told apart in that time.
 	logKeys = 10_000
 	// queueLength is how many findings may wait for the log.
 	queueLength = 1024
 )
 
-// reporter turns findings into log lines. It has a queue and a goroutine of
+// reporter writes the log lines of incidents, findings and advice. It has a queue and a goroutine of
 // its own, because a log may block and the sensor must not.
 type reporter struct {
 	log   *slog.Logger
-	debug bool // answered collisions are logged
-	queue chan conntrack.Finding
+	debug bool     // answered collisions are logged
+	queue chan any // what take takes
 	// left is how many findings found the queue full.
 	left atomic.Uint64
 
@@ -36,6 +39,8 @@ type reporter struct {
 	losses    *incident.Throttle[struct{}, conntrack.Loss]
 	retries   *incident.Throttle[netip.Addr, retry]
 	unlogged  *incident.Throttle[struct{}, uint64]
+	unseen    *incident.Throttle[struct{}, lookup.Loss]
+	advice    *incident.Throttle[incident.AdviceKey, incident.Advice]
 
 	inexactSaid bool
 }
@@ -57,7 +62,7 @@ type throttled interface {
 func newReporter(log *slog.Logger) *reporter {
 	r := &reporter{
 		log: log, debug: log.Enabled(context.Background(), slog.LevelDebug),
-		queue: make(chan conntrack.Finding, queueLength),
+		queue: make(chan any, queueLength),
 	}
 	r.incidents = incident.NewThrottle(logWindow, logKeys, incident.Rules[incident.Key, incident.Incident]{
 		Key:   incident.Incident.Key,
@@ -75,6 +80,19 @@ func newReporter(log *slog.Logger) *reporter {
 		Emit:  r.logRetry,
 	})
 	r.unlogged = single(func(older, newer uint64) uint64 { return older + newer }, r.logUnlogged)
+	r.unseen = single(func(older, newer lookup.Loss) lookup.Loss {
+		newer.From = older.From
+		newer.Packets += older.Packets
+		return newer
+	}, r.logUnseen)
+	r.advice = incident.NewThrottle(adviceWindow, logKeys, incident.Rules[incident.AdviceKey, incident.Advice]{
+		Key:   incident.Advice.Key,
+		Merge: incident.MergeAdvice,
+		Fold: func(a incident.Advice) incident.Advice {
+			return incident.Advice{Topic: a.Topic, Count: a.Count, Evidence: "too many clients for a line each", Remedy: a.Remedy}
+		},
+		Emit: r.logAdvice,
+	})
 	return r
 }
 
@@ -102,15 +120,19 @@ func mergeLosses(older, newer conntrack.Loss) conntrack.Loss {
 	return newer
 }
 
-// take queues a finding for the log; it never blocks. It must not be called
+// take queues for the log an incident.Incident, an incident.Advice, a
+// conntrack.Finding or a lookup.Event; it never blocks. It must not be called
 // after close.
-func (r *reporter) take(finding conntrack.Finding) {
+func (r *reporter) take(v any) {
 	// What no line will come of must not take the place of what one will.
-	if c, ok := finding.(conntrack.Collision); ok && c.Answered && !r.debug {
-		return
+	switch v.(type) {
+	case conntrack.Collision, lookup.Lookup:
+		if !r.debug {
+			return
+		}
 	}
 	select {
-	case r.queue <- finding:
+	case r.queue <- v:
 	default:
 		r.left.Add(1)
 	}
@@ -130,9 +152,9 @@ func (r *reporter) run() {
 			due = timer.C
 		}
 		select {
-		case finding, ok := <-r.queue:
+		case v, ok := <-r.queue:
 			if ok {
-				r.finding(time.Now(), finding)
+				r.handle(time.Now(), v)
 			}
 			if left := r.left.Swap(0); left > 0 {
 				r.unlogged.Add(time.Now(), left)
@@ -152,7 +174,7 @@ func (r *reporter) run() {
 }
 
 func (r *reporter) throttles() []throttled {
-	return []throttled{r.incidents, r.dropped, r.evicted, r.losses, r.retries, r.unlogged}
+	return []throttled{r.incidents, r.dropped, r.evicted, r.losses, r.retries, r.unlogged, r.unseen, r.advice}
 }
 
 // next is when the first of the throttles has something due.
@@ -165,33 +187,38 @@ func (r *reporter) next() (first time.Time, ok bool) {
 	return first, ok
 }
 
-func (r *reporter) finding(now time.Time, finding conntrack.Finding) {
-	switch f := finding.(type) {
-	case conntrack.Orphan:
-		if !f.Exact {
+func (r *reporter) handle(now time.Time, v any) {
+	switch v := v.(type) {
+	case incident.Incident:
+		if !v.WaitedExact && v.Cause == incident.OrphanedAnswer {
 			r.sayInexact()
 		}
-		r.incidents.Add(now, incident.FromOrphan(f))
+		r.incidents.Add(now, v)
+	case incident.Advice:
+		r.advice.Add(now, v)
 	case conntrack.Drop:
-		if f.Clash+f.ChainTooLong+f.TableFull > 0 {
-			r.dropped.Add(now, f)
+		if v.Clash+v.ChainTooLong+v.TableFull > 0 {
+			r.dropped.Add(now, v)
 		} else {
-			r.evicted.Add(now, f)
+			r.evicted.Add(now, v)
 		}
 	case conntrack.Loss:
-		r.losses.Add(now, f)
+		r.losses.Add(now, v)
 	case conntrack.Collision:
-		r.logCollision(f)
-		if !f.Answered {
-			r.incidents.Add(now, incident.FromUnanswered(f))
-		}
+		r.logCollision(v)
 	case conntrack.SlowFlow:
-		if f.Witness == conntrack.AfterOrphan {
-			r.logSlowFlow(f) // the orphan was logged
+		if v.Witness == conntrack.AfterOrphan {
+			r.logSlowFlow(v) // the orphan was logged
 		} else {
-			r.retries.Add(now, retry{SlowFlow: f, client: f.Original.Source.Addr(), count: 1})
+			r.retries.Add(now, retry{SlowFlow: v, client: v.Original.Source.Addr(), count: 1})
 		}
 	case conntrack.Blindness:
-		r.logBlindness(f)
+		r.logBlindness(conntrackSensor, string(v.Reason), v.Blind, v.Evidence, v.Remedy)
+	case lookup.Lookup:
+		r.logSlow(v)
+	case lookup.Loss:
+		r.unseen.Add(now, v)
+	case lookup.Blindness:
+		r.logBlindness(lookupSensor, string(v.Reason), v.Blind, v.Evidence, v.Remedy)
 	}
 }

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/nodestead/nodestead/conntrack"
+	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/workload"
 )
 
 // reported is a reporter in a synctest bubble, with its log.
@@ -51,11 +54,11 @@ func TestReportIncident(t *testing.T) {
 		line := func(count int) string {
 			return fmt.Sprintf(orphanLine, "10.244.1.2:41000", "waited=1.5s ", count, "1.5s")
 		}
-		r.take(orphan())
+		r.take(incident.FromOrphan(orphan()))
 		r.expect(line(1))
 		for range 3 {
 			pass(time.Second)
-			r.take(orphan())
+			r.take(incident.FromOrphan(orphan()))
 		}
 		pass(7*time.Second - 1)
 		r.expect()
@@ -64,13 +67,52 @@ func TestReportIncident(t *testing.T) {
 	})
 }
 
+// TestReportLookup has the line of the design.
+func TestReportLookup(t *testing.T) {
+	in := incident.Incident{
+		Cause: incident.OrphanedAnswer, Client: original.Source, Nameserver: original.Destination, Backend: loser,
+		Workload: workload.Workload{Namespace: "ci", Pod: "runner-x7-project-42", Container: "helper"}, Resolver: lookup.Musl,
+		Name: "git.example.de.", Type: "AAAA", Attempts: 2, Waited: 2500 * time.Millisecond, WaitedExact: true, Count: 1,
+		Evidence: "seen", Remedy: "do",
+	}
+	report(t, slog.LevelInfo, func(r reported) {
+		r.take(in)
+		r.expect(`level=WARN msg="dns lookup lost" cause=orphaned_answer namespace=ci pod=runner-x7-project-42 container=helper resolver=musl ` +
+			`name=git.example.de. qtype=AAAA client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 attempts=2 waited=2.5s count=1 evidence=seen remedy=do`)
+		in.Cause = incident.ServerFailure
+		r.take(in)
+		r.expect(`level=WARN msg="dns lookup failed" cause=server_failure namespace=ci pod=runner-x7-project-42 container=helper resolver=musl ` +
+			`name=git.example.de. qtype=AAAA client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 attempts=2 waited=2.5s count=1 evidence=seen remedy=do`)
+	})
+}
+
+// TestReportAdvice: once in ten minutes.
+func TestReportAdvice(t *testing.T) {
+	report(t, slog.LevelInfo, func(r reported) {
+		a, _ := incident.FromTotals(lookup.Totals{Wasted: 8, Name: "git.example.de.", NameWasted: 8}, workload.Workload{Namespace: "ci", Pod: "runner"})
+		line := func(count int) string {
+			return fmt.Sprintf(`level=INFO msg="dns works, and could work better" advice=search_amplification namespace=ci pod=runner name=git.example.de. count=%d `+
+				`evidence="git.example.de. cost 8 useless questions, because it has fewer dots than ndots and the search list comes first" `+
+				`remedy="end the name with a dot, or set dnsConfig.options ndots: 1 in the pod"`, count)
+		}
+		r.take(a)
+		r.expect(line(8))
+		r.take(a)
+		r.take(a)
+		pass(adviceWindow - 1)
+		r.expect()
+		pass(1)
+		r.expect(line(16))
+	})
+}
+
 func TestReportInexactIncident(t *testing.T) {
 	report(t, slog.LevelInfo, func(r reported) {
 		o := orphan()
 		o.Exact, o.Lateness = false, time.Second
-		r.take(o)
+		r.take(incident.FromOrphan(o))
 		o.Original.Source = netip.MustParseAddrPort("10.244.1.3:41001")
-		r.take(o)
+		r.take(incident.FromOrphan(o))
 		r.expect(
 			`level=INFO msg="waiting times are not known exactly" evidence="the kernel does not note when an entry began" remedy="set net.netfilter.nf_conntrack_timestamp=1"`,
 			fmt.Sprintf(orphanLine, "10.244.1.2:41000", "", 1, "more than 1s"),
@@ -161,7 +203,7 @@ func TestReportUnanswered(t *testing.T) {
 		for range 3 * queueLength {
 			r.take(conntrack.Collision{Original: original, Loser: loser, Winner: winner, Answered: true})
 		}
-		r.take(conntrack.Collision{Original: original, Loser: loser, Winner: winner})
+		r.take(incident.FromUnanswered(conntrack.Collision{Original: original, Loser: loser, Winner: winner}))
 		r.expect(`level=WARN msg="dns lookup lost" cause=unknown client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 count=1 ` +
 			`evidence="the question to 10.244.3.2:53 collided; in the one second that its conntrack entry lived no answer came, and none was seen after; the question that it collided with went to 10.244.3.3:53" ` +
 			`remedy="look whether 10.244.3.2:53 answers, and whether a network policy drops answers that come late; the collision itself ends with sessionAffinity: ClientIP on the DNS Service"`)
@@ -192,10 +234,10 @@ func TestReporterNeverBlocks(t *testing.T) {
 		}
 		hang := make(chan struct{})
 		r.logs.gate = func(string) { <-hang }
-		r.take(orphan())
+		r.take(incident.FromOrphan(orphan()))
 		synctest.Wait() // run hangs in the log
 		for range queueLength + 5 {
-			r.take(orphan())
+			r.take(incident.FromOrphan(orphan()))
 		}
 		close(hang)
 		r.expect(line(1),

@@ -7,12 +7,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodestead/nodestead/conntrack"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/probe"
+	"github.com/nodestead/nodestead/workload"
 )
 
 // Version says what the agent was built from. It is logged at the start, and
@@ -35,22 +39,17 @@ const (
 // the error names what failed, and what an operator can do where that is
 // known.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, cfg, log, version, rim{
-		listen: listen,
-		open: func(cfg conntrack.Config) (sensor, error) {
-			s, err := conntrack.Open(cfg)
-			if err != nil {
-				return nil, err // not s: a nil *Sensor is no nil sensor
-			}
-			return s, nil
-		},
-	})
+	return run(ctx, cfg, log, version, rim{listen: listen, conntrack: openConntrack, lookup: openLookup, finder: openFinder, probe: newProbe})
 }
 
-// rim is where the agent meets the kernel.
+// rim is where the agent meets the kernel, the container runtime and the
+// network.
 type rim struct {
-	listen func(ctx context.Context, address string) (net.Listener, error)
-	open   func(conntrack.Config) (sensor, error)
+	listen    func(ctx context.Context, address string) (net.Listener, error)
+	conntrack func(conntrack.Config) (sensor, error)
+	lookup    func(lookup.Config) (lookupSource, error)
+	finder    func(workload.Config) (finder, error)
+	probe     func(Config, *slog.Logger) (prober, error) // nil when it is off
 }
 
 // sensor is what the agent needs of a conntrack.Sensor.
@@ -60,29 +59,37 @@ type sensor interface {
 	Close() error
 }
 
+// lookupSource is what the agent needs of a lookup.Sensor.
+type lookupSource interface {
+	Run(ctx context.Context, emit func(lookup.Event)) error
+	Counters() lookup.Counters
+	Close() error
+}
+
+// prober is what the agent needs of a probe.Probe.
+type prober interface {
+	Run(ctx context.Context, emit func(probe.Result)) error
+}
+
 func run(ctx context.Context, cfg Config, log *slog.Logger, version Version, rim rim) (err error) {
 	listener, err := rim.listen(ctx, string(cfg.HTTP.Watch))
 	if err != nil {
 		return err
 	}
-	ports := make([]uint16, len(cfg.Names.Ports))
-	for i, port := range cfg.Names.Ports {
-		ports[i] = uint16(port)
-	}
-	s, err := rim.open(conntrack.Config{Ports: ports})
-	if err != nil {
-		return errors.Join(explainOpen(err), listener.Close())
+	a := &agent{log: log, listener: listener}
+	if err := a.open(cfg, rim); err != nil {
+		return errors.Join(err, a.close(), listener.Close())
 	}
 	log.Info("nodestead started", "version", version.Version, "commit", version.Commit, "go", version.Go,
 		"ports", cfg.Names.Ports.String(), "http", listener.Addr().String())
 
 	group, ctx := errgroup.WithContext(ctx)
 	stopped := make(chan error, 1)
-	work(ctx, group, s, listener, log, version)
+	a.work(ctx, group, cfg, version)
 	go func() {
 		err := group.Wait()
-		if closeErr := s.Close(); err == nil && closeErr != nil {
-			err = fmt.Errorf("close the conntrack sensor: %w", closeErr)
+		if closeErr := a.close(); err == nil {
+			err = closeErr
 		}
 		stopped <- err
 	}()
@@ -98,43 +105,139 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, version Version, rim
 	return err
 }
 
-// work starts all loops. The order of their end: the sensor, then the reporter
+// agent is all that runs.
+type agent struct {
+	log       *slog.Logger
+	listener  net.Listener
+	conntrack sensor
+	lookup    lookupSource // nil when the kernel refused it
+	unseen    *lookup.Blindness
+	finder    finder
+	probe     prober // nil when it is off
+	left      func(workload.Workload)
+}
+
+// open opens all that needs the namespace of the calling thread.
+func (a *agent) open(cfg Config, rim rim) (err error) {
+	ports := make([]uint16, len(cfg.Names.Ports))
+	for i, port := range cfg.Names.Ports {
+		ports[i] = uint16(port)
+	}
+	if a.conntrack, err = rim.conntrack(conntrack.Config{Ports: ports}); err != nil {
+		return explainOpen(err)
+	}
+	var interfaces []string
+	for _, i := range cfg.Names.Lookups.Interfaces {
+		interfaces = append(interfaces, string(i))
+	}
+	a.lookup, err = rim.lookup(lookup.Config{
+		Ports: ports, Interfaces: interfaces,
+		Pending: int(cfg.Names.Lookups.Pending), Slow: time.Duration(cfg.Names.Lookups.Slow),
+	})
+	switch {
+	case errors.Is(err, lookup.ErrPermission):
+		// conntrack alone still tells of orphaned answers.
+		a.lookup = nil
+		a.unseen = &lookup.Blindness{
+			Time: time.Now(), Reason: lookup.NoPermission, Blind: true, Evidence: err.Error(),
+			Remedy: "give the agent securityContext.capabilities.add: [NET_ADMIN, NET_RAW], or run it as root; until then it knows no names, and most lost lookups are not seen",
+		}
+	case err != nil:
+		return fmt.Errorf("open the lookup sensor: %w", err)
+	}
+	a.finder, err = rim.finder(workload.Config{
+		HostRoot: string(cfg.HostRoot), CRI: string(cfg.Names.Workloads.CRI), Proc: string(cfg.Names.Workloads.Proc), Log: a.log,
+		Gone: func(w workload.Workload) { a.left(w) },
+	})
+	if err != nil {
+		return fmt.Errorf("open what tells pods apart: %w", err)
+	}
+	a.probe, err = rim.probe(cfg, a.log)
+	return err
+}
+
+func (a *agent) close() error {
+	var errs []error
+	if a.conntrack != nil {
+		if err := a.conntrack.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close the conntrack sensor: %w", err))
+		}
+	}
+	if a.lookup != nil {
+		if err := a.lookup.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close the lookup sensor: %w", err))
+		}
+	}
+	if a.finder != nil {
+		errs = append(errs, a.finder.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// work starts all loops. The order of their end: the sensors, then the reporter
 // once it has logged what was left, then HTTP, which so serves the last counts.
-func work(ctx context.Context, group *errgroup.Group, s sensor, listener net.Listener, log *slog.Logger, version Version) {
+func (a *agent) work(ctx context.Context, group *errgroup.Group, cfg Config, version Version) {
 	registry := prometheus.NewRegistry()
-	metrics := newMetrics(registry, version, s, log)
-	reporter := newReporter(log)
-	health := &health{why: "the conntrack sensor does not read yet"}
-	server := newServer(registry, health, log)
+	from := readers{conntrack: a.conntrack}
+	if a.lookup != nil {
+		from.lookup = a.lookup.Counters
+	}
+	metrics := newMetrics(registry, version, bool(cfg.Names.Metrics.PodLabel), from, a.log)
+	a.left = metrics.left
+	reporter := newReporter(a.log)
+	history := &history{}
+	desk := newDesk(a.lookup != nil, a.finder, metrics, reporter, history)
+	if a.unseen != nil {
+		desk.event(*a.unseen)
+	}
+	health := &health{why: "the sensors do not read yet"}
+	server := newServer(registry, health, history, a.log)
 	reported := make(chan struct{})
 
-	group.Go(func() error {
-		defer reporter.close()
-		health.set(true, true, "")
-		err := s.Run(ctx, func(f conntrack.Finding) {
-			metrics.count(f)
-			reporter.take(f)
+	var sensors sync.WaitGroup
+	sense := func(name string, run func() error) {
+		sensors.Add(1)
+		group.Go(func() error {
+			defer sensors.Done()
+			err := run()
+			switch {
+			case err != nil:
+				err = fmt.Errorf("%s: %w", name, err)
+			case ctx.Err() == nil:
+				err = fmt.Errorf("%s: ended without a reason", name)
+			default:
+				health.set(true, false, "stopping")
+				return nil
+			}
+			health.set(false, false, err.Error())
+			return err
 		})
-		switch {
-		case err != nil:
-			err = fmt.Errorf("conntrack sensor: %w", err)
-		case ctx.Err() == nil:
-			err = errors.New("conntrack sensor: ended without a reason")
-		default:
-			health.set(true, false, "stopping")
-			return nil
-		}
-		health.set(false, false, err.Error())
-		return err
-	})
+	}
+	health.set(true, true, "")
+	sense("conntrack sensor", func() error { return a.conntrack.Run(ctx, desk.finding) })
+	if a.lookup != nil {
+		sense("lookup sensor", func() error { return a.lookup.Run(ctx, desk.event) })
+	}
+	group.Go(func() error { return a.finder.Run(ctx) })
+	group.Go(func() error { return desk.run(ctx) })
+	group.Go(func() error { return desk.locate(ctx) })
+	if a.probe != nil {
+		group.Go(func() error { return a.probe.Run(ctx, metrics.probe) })
+	}
 	group.Go(func() error {
 		defer close(reported)
 		reporter.run()
 		return nil
 	})
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve http.watch %s: %w", listener.Addr(), err)
+		sensors.Wait()
+		desk.finish()
+		reporter.close()
+		return nil
+	})
+	group.Go(func() error {
+		if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve http.watch %s: %w", a.listener.Addr(), err)
 		}
 		return nil
 	})

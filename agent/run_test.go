@@ -19,6 +19,10 @@ import (
 	"github.com/nodestead/nodestead/conntrack"
 )
 
+// noPackets is what is logged where the kernel refuses the lookup sensor.
+const noPackets = `level=WARN msg="sensor is blind" sensor=lookup reason=no_permission evidence="open: CAP_NET_RAW is missing" ` +
+	`remedy="give the agent securityContext.capabilities.add: [NET_ADMIN, NET_RAW], or run it as root; until then it knows no names, and most lost lookups are not seen"`
+
 // running is an agent with a fake sensor.
 type running struct {
 	sensor *fakeSensor
@@ -35,7 +39,7 @@ func start(t *testing.T, fake *fakeSensor, listen func(context.Context, string) 
 	cfg := Default()
 	cfg.HTTP.Watch = "127.0.0.1:0"
 	go func() {
-		r.result <- run(ctx, cfg, NewLogger(logs, cfg.Log), Version{"v1", "abc", "go1"}, rim{listen, fake.open})
+		r.result <- run(ctx, cfg, NewLogger(logs, cfg.Log), Version{"v1", "abc", "go1"}, fake.rim(listen))
 	}()
 	<-fake.running
 	return r
@@ -120,6 +124,7 @@ func TestRun(t *testing.T) {
 	}
 	expect(t, logs.take(),
 		`level=INFO msg="nodestead started" version=v1 commit=abc go=go1 ports=53 http=`+address,
+		noPackets,
 		fmt.Sprintf(orphanLine, "10.244.1.2:41000", "waited=1.5s ", 1, "1.5s"),
 		fmt.Sprintf(orphanLine, "10.244.1.2:41000", "waited=1.5s ", 2, "1.5s"),
 		`level=INFO msg="nodestead stopped"`)
@@ -157,8 +162,8 @@ func TestRunEndsWithItsServer(t *testing.T) {
 		if want := "serve http.watch 127.0.0.1:9853: use of closed network connection"; err == nil || err.Error() != want {
 			t.Errorf("run gives %v, want %s", err, want)
 		}
-		if lines := logs.take(); len(lines) != 3 {
-			t.Errorf("log %q: want the start and both incidents", lines)
+		if lines := logs.take(); len(lines) != 4 {
+			t.Errorf("log %q: want the blindness, the start and both incidents", lines)
 		}
 	})
 }
@@ -223,7 +228,7 @@ func TestPortInUse(t *testing.T) {
 	cfg.HTTP.Watch = Address(busy.Addr().String())
 	err = run(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, rim{
 		listen: listen,
-		open: func(conntrack.Config) (sensor, error) {
+		conntrack: func(conntrack.Config) (sensor, error) {
 			t.Error("the sensor was opened")
 			return nil, errors.New("not here")
 		},
@@ -253,7 +258,7 @@ func TestSensorThatCannotBeOpened(t *testing.T) {
 		cfg.Names.Ports = Ports{53, 5353}
 		err := run(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, rim{
 			listen: listener.listen,
-			open: func(cfg conntrack.Config) (sensor, error) {
+			conntrack: func(cfg conntrack.Config) (sensor, error) {
 				got = cfg
 				return nil, cause
 			},
@@ -274,7 +279,7 @@ func TestSensorThatCannotBeOpened(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	h := &health{why: "not yet"}
-	handler := newServer(prometheus.NewRegistry(), h, slog.New(slog.DiscardHandler)).Handler
+	handler := newServer(prometheus.NewRegistry(), h, &history{}, slog.New(slog.DiscardHandler)).Handler
 	check := func(path string, status int, body string) {
 		t.Helper()
 		w := httptest.NewRecorder()

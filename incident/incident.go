@@ -3,45 +3,38 @@ package incident
 import (
 	"net/netip"
 	"time"
+
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/workload"
 )
 
-// Cause is why a lookup was lost: the label cause of the metrics and the key
-// cause of the log line.
-type Cause string
-
-// The causes.
-const (
-	// OrphanedAnswer is a kept collision whose answer came after the kept
-	// entry's one second was over: it reached the client from an address that
-	// the client never asked.
-	OrphanedAnswer Cause = "orphaned_answer"
-	// Unknown is a lookup that was lost without evidence of why.
-	Unknown Cause = "unknown"
-)
-
-// Causes lists all causes.
-func Causes() []Cause { return []Cause{OrphanedAnswer, Unknown} }
-
-// Incident is one lost lookup, or several of one client and cause that were
-// merged. The zero value of a field means that it is not known.
+// Incident is one lookup that was lost or failed, or several of one client and
+// cause that were merged. The zero value of a field means that it is not known.
 type Incident struct {
-	// Time is when the (newest) lookup was seen to be lost.
+	// Time is when the (newest) lookup began; where only conntrack saw it, when
+	// it was seen to be lost.
 	Time  time.Time
 	Cause Cause
 	// Client is the socket that asked.
 	Client netip.AddrPort
-	// Namespace, Pod and Container name the workload behind Client.
-	Namespace, Pod, Container string
-	// Resolver is the library that asked: musl, glibc, go or other.
-	Resolver string
+	// Workload is who it belongs to.
+	Workload workload.Workload
+	// Resolver is the library that asked.
+	Resolver lookup.Resolver
+	// Name and Type are the question.
+	Name string
+	Type string
 	// Nameserver is the address that the client asked, Backend the one that
-	// its question was translated to.
+	// its question was translated to, where that is another.
 	Nameserver, Backend netip.AddrPort
-	// Waited is the time from the question to its answer. It is the whole
-	// time only when WaitedExact is true, and a lower bound otherwise.
+	// Attempts is how often the client asked.
+	Attempts int
+	// Waited is the time from the question to its answer, or to the moment when
+	// the client gave up. It is the whole time only when WaitedExact is true,
+	// and a lower bound otherwise.
 	Waited      time.Duration
 	WaitedExact bool
-	// Count is the number of lost lookups that this value stands for.
+	// Count is the number of lookups that this value stands for.
 	Count uint64
 	// Evidence says what was seen, Remedy what an operator can do.
 	Evidence, Remedy string
@@ -58,8 +51,8 @@ type Key struct {
 
 // Key gives the incident's key.
 func (in Incident) Key() Key {
-	if in.Pod != "" {
-		return Key{Cause: in.Cause, Namespace: in.Namespace, Pod: in.Pod}
+	if in.Workload.Pod != "" {
+		return Key{Cause: in.Cause, Namespace: in.Workload.Namespace, Pod: in.Workload.Pod}
 	}
 	return Key{Cause: in.Cause, Client: in.Client.Addr()}
 }
@@ -75,8 +68,8 @@ func Merge(older, newer Incident) Incident {
 // cause have one key. It is for the clients beyond a Throttle's limit.
 func Fold(in Incident) Incident {
 	who := in.Client.String()
-	if in.Pod != "" {
-		who = in.Namespace + "/" + in.Pod
+	if in.Workload.Pod != "" {
+		who = in.Workload.Namespace + "/" + in.Workload.Pod
 	}
 	return Incident{
 		Time:     in.Time,

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nodestead/nodestead/conntrack"
+	"github.com/nodestead/nodestead/workload"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,22 +71,25 @@ func TestFromOrphan(t *testing.T) {
 
 // TestRemedyHelpsMusl keeps options that musl ignores out of the remedy.
 func TestRemedyHelpsMusl(t *testing.T) {
-	for _, ignored := range []string{"single-request", "use-vc", "rotate", "edns0"} {
-		if strings.Contains(orphanRemedy, ignored) {
-			t.Errorf("the remedy names %s, which musl ignores", ignored)
+	for _, remedy := range []string{orphanRemedy, collisionRemedy, tableRemedy, droppedRemedy, staleRemedy, silentRemedy, localRemedy,
+		slowRemedy, failureRemedy, mismatchRemedy, searchRemedy, truncatedRemedy} {
+		for _, ignored := range []string{"single-request", "use-vc", "rotate", "edns0"} {
+			if strings.Contains(remedy, ignored) {
+				t.Errorf("%q names %s, which musl ignores", remedy, ignored)
+			}
 		}
 	}
 }
 
 func TestKey(t *testing.T) {
-	byClient := Incident{Cause: OrphanedAnswer, Client: client, Namespace: "ci"}
+	byClient := Incident{Cause: OrphanedAnswer, Client: client, Workload: workload.Workload{Namespace: "ci"}}
 	otherPort := byClient
 	otherPort.Client = netip.AddrPortFrom(client.Addr(), 5)
 	if byClient.Key() != otherPort.Key() {
 		t.Error("two ports of one client have two keys")
 	}
 	byPod := byClient
-	byPod.Pod = "runner"
+	byPod.Workload.Pod = "runner"
 	otherAddress := byPod
 	otherAddress.Client = netip.MustParseAddrPort("[fd00::2]:5")
 	if byPod.Key() != otherAddress.Key() {
@@ -98,7 +102,7 @@ func TestKey(t *testing.T) {
 
 func TestFold(t *testing.T) {
 	in := FromOrphan(conntrack.Orphan{Original: conntrack.Tuple{Source: client, Destination: nameserver}, Backend: loser})
-	in.Namespace, in.Pod = "ci", "runner"
+	in.Workload = workload.Workload{Namespace: "ci", Pod: "runner"}
 	in.Count = 7
 	folded := Fold(in)
 	if folded.Count != 7 || folded.Key() != (Key{Cause: OrphanedAnswer}) {

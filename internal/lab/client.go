@@ -148,7 +148,7 @@ func (p *Pod) resolve(ctx context.Context, r Resolver, count int, names []string
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, path, append([]string{"-v", "-n", strconv.Itoa(count)}, names...)...)
+	cmd := exec.CommandContext(ctx, path, clientArgs(count, names)...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"} // without RES_OPTIONS, LOCALDOMAIN, GODEBUG and the like
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -159,6 +159,11 @@ func (p *Pod) resolve(ctx context.Context, r Resolver, count int, names []string
 		return nil, errors.Join(ctx.Err(), fmt.Errorf("%w: %s", err, tail(stderr.Bytes())))
 	}
 	return parseAnswers(&stdout)
+}
+
+// clientArgs are the arguments of a client whose output is for parseAnswers.
+func clientArgs(count int, names []string) []string {
+	return append([]string{"-v", "-n", strconv.Itoa(count)}, names...)
 }
 
 // parseAnswers reads what a client prints with -v: a line for each lookup, and

@@ -7,9 +7,14 @@
 //	pod "b" ── caliN ┤ node ── eth0 ═══ eth0 ─ remote ┤
 //	pod "c" ── caliN ┘  nft DNAT, conntrack           └ backend (CoreDNS)
 //
-// Everything lives in namespaces without a name that end with the process, so
-// several labs run side by side with the same addresses. The package needs root
-// and never touches the network, the files under /etc, the conntrack table or
-// the services of the machine that it runs on, except that it installs the
-// Debian packages that it needs.
+// A lab can also boot a box on its node: a Debian with systemd, containerd and
+// dockerd, which runs pods as kubelet would have them.
+//
+//	CRI pod ── vethN ┤ node ── …
+//
+// Everything lives in namespaces without a name that end with the process, and a
+// box in cgroups of its own, so several labs run side by side with the same
+// addresses. The package needs root and never touches the network, the files
+// under /etc, the conntrack table or the services of the machine that it runs
+// on, except that it installs the Debian packages that it needs.
 package lab

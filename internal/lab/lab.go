@@ -35,6 +35,7 @@ type Lab struct {
 	clients    map[Resolver]string
 	queues     uint16 // NFQUEUEs made so far
 	holding    bool   // a Holder is open
+	booted     bool   // a Box is open
 
 	// Not mu: it is held while the node's thread works, which takes mu itself
 	// when it starts a child.

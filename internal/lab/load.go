@@ -156,9 +156,10 @@ func (l *Load) Answered() (n uint64, err error) {
 	return n, err
 }
 
-// AddReflector makes a backend that sends every UDP packet on port 53 of its
-// IPv4 address back as an answer, as fast as it can. It lives until the lab is
-// closed.
+// AddReflector makes a backend that answers every question on UDP port 53 of its
+// IPv4 address with one record, as fast as it can. It takes any UDP packet for a
+// question that ends with its type and class, without EDNS. It lives until the
+// lab is closed.
 func (l *Lab) AddReflector() (*Backend, error) {
 	b, err := l.addBackend("reflector")
 	if err != nil {
@@ -182,9 +183,8 @@ func (l *Lab) AddReflector() (*Backend, error) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			if err == nil && n > 2 {
-				buf[2] |= 0x80 // QR: an answer
-				_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+			if err == nil && n > 16 {
+				_, _ = conn.WriteToUDPAddrPort(reflect(buf[:n]), from)
 			}
 		}
 	})
@@ -193,4 +193,19 @@ func (l *Lab) AddReflector() (*Backend, error) {
 		loop.Wait()
 		return err
 	})
+}
+
+// reflect makes a question an answer: an address of zeros.
+func reflect(b []byte) []byte {
+	b[2] |= 0x80 // QR
+	b[7] = 1     // ANCOUNT
+	typeAndClass := b[len(b)-4:]
+	length := 4
+	if typeAndClass[1] == 28 {
+		length = 16
+	}
+	b = append(b, 0xc0, 12) // the name of the question
+	b = append(b, typeAndClass...)
+	b = append(b, 0, 0, 0, 5, 0, byte(length)) // TTL, length of the address
+	return append(b, make([]byte, length)...)
 }

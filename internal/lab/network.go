@@ -19,6 +19,8 @@ const Uplink = "eth0"
 var (
 	podNet4     = netip.MustParsePrefix("10.244.1.0/24")
 	podNet6     = netip.MustParsePrefix("fd00:10:244:1::/64")
+	boxNet4     = netip.MustParsePrefix("10.244.7.0/24") // of CRIPods
+	boxNet6     = netip.MustParsePrefix("fd00:10:244:7::/64")
 	backendNet4 = netip.MustParsePrefix("10.244.3.0/24")
 	backendNet6 = netip.MustParsePrefix("fd00:10:244:3::/64")
 	node4       = netip.MustParsePrefix("172.18.0.2/24")
@@ -110,9 +112,11 @@ func (l *Lab) connect() error {
 		l.remote.setUpLink(Uplink, []netip.Prefix{remote4, remote6}, []neighbour{{node4.Addr(), mac}, {node6.Addr(), mac}}, []route{
 			{dst: podNet4, gw: node4.Addr()},
 			{dst: podNet6, gw: node6.Addr()},
+			{dst: boxNet4, gw: node4.Addr()},
+			{dst: boxNet6, gw: node6.Addr()},
 		}),
 		l.remote.blackhole(backendNet4, backendNet6),
-		l.node.blackhole(podNet4, podNet6),
+		l.node.blackhole(podNet4, podNet6, boxNet4, boxNet6),
 	)
 }
 
@@ -281,11 +285,12 @@ func poll(done func() (bool, error)) error {
 	}
 }
 
-// blackhole routes what has no better route nowhere.
+// blackhole routes what has no better route nowhere. Any route of a link to the
+// same destination is better: a bridge's to its network.
 func (n *Namespace) blackhole(dsts ...netip.Prefix) error {
 	return n.netlink(func(h *netlink.Handle) error {
 		for _, dst := range dsts {
-			r := &netlink.Route{Dst: ipNet(dst), Family: family(dst.Addr()), Type: unix.RTN_BLACKHOLE}
+			r := &netlink.Route{Dst: ipNet(dst), Family: family(dst.Addr()), Type: unix.RTN_BLACKHOLE, Priority: 1 << 16}
 			if err := h.RouteAdd(r); err != nil {
 				return fmt.Errorf("add blackhole for %v: %w", dst, err)
 			}
@@ -303,11 +308,16 @@ func (l *Lab) newHost(p netip.Prefix) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("no address left in %v", p)
 	}
 	l.hosts[p]++
+	return hostOf(p, host), nil
+}
+
+// hostOf returns the address of a network with this number.
+func hostOf(p netip.Prefix, host uint16) netip.Addr {
 	b := p.Addr().AsSlice()
 	low := b[len(b)-2:]
 	binary.BigEndian.PutUint16(low, binary.BigEndian.Uint16(low)+host)
 	a, _ := netip.AddrFromSlice(b)
-	return a, nil
+	return a
 }
 
 // newLink returns an unused name for a link of a router.

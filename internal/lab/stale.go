@@ -91,7 +91,7 @@ func (p process) kill() error {
 }
 
 // clearStale removes what labs left whose owner is gone: children that still
-// live, and the directory. Namespaces and mounts have ended with the owner.
+// live, cgroups, and the directory. Namespaces and mounts have ended with the owner.
 func clearStale(log *slog.Logger) error {
 	entries, err := os.ReadDir(stateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,10 +124,11 @@ func ownerOf(name string) (process, error) {
 	return parseProcess(name[:i])
 }
 
-// clearDir kills the children that a lab's directory lists and removes it.
+// clearDir kills the children that a lab's directory lists, removes the cgroups
+// that it lists, and the directory.
 func clearDir(dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, childrenFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if ignoreMissing(err) != nil {
 		return err
 	}
 	var errs []error
@@ -138,5 +139,7 @@ func clearDir(dir string) error {
 			errs = append(errs, child.kill())
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(dir))...)
+	b, err = os.ReadFile(filepath.Join(dir, cgroupsFile))
+	errs = append(errs, ignoreMissing(err), removeCgroups(strings.Fields(string(b))), os.RemoveAll(dir))
+	return errors.Join(errs...)
 }

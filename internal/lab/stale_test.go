@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,8 +22,8 @@ import (
 // crashEnv makes the test binary make a lab and wait to be killed.
 const crashEnv = "NODESTEAD_LAB_CRASH"
 
-// crash makes a lab with a pod and a child, prints the lab's directory and the
-// child's pid, and waits.
+// crash makes a lab with a pod, a child and a box, prints the lab's directory,
+// the child's pid and that of the box's init, and waits.
 func crash() int {
 	err := func() error {
 		l, err := New(context.Background(), slog.New(slog.DiscardHandler))
@@ -37,7 +38,11 @@ func crash() int {
 		if err := p.Start(child); err != nil {
 			return err
 		}
-		fmt.Println(l.Dir(), child.Process.Pid)
+		b, err := l.Boot(context.Background(), BoxConfig{})
+		if err != nil {
+			return err
+		}
+		fmt.Println(l.Dir(), child.Process.Pid, b.Init())
 		return child.Wait()
 	}()
 	fmt.Fprintln(os.Stderr, err)
@@ -66,22 +71,38 @@ func TestCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, pidText, _ := strings.Cut(strings.TrimSpace(line), " ")
-	pid, err := strconv.Atoi(pidText)
+	fields := strings.Fields(line)
+	if len(fields) != 3 {
+		t.Fatalf("it printed %q", line)
+	}
+	dir := fields[0]
+	var children []process
+	for _, text := range fields[1:] {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		child, _, err := processOf(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		children = append(children, child)
+	}
+	list, err := os.ReadFile(filepath.Join(dir, cgroupsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, _, err := processOf(pid)
-	if err != nil {
-		t.Fatal(err)
+	cgroups := strings.Fields(string(list))
+	if len(cgroups) == 0 {
+		t.Error("the box has no cgroups")
 	}
 
 	// A living owner's lab stays.
 	if err := clearStale(slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(dir); err != nil || !child.alive() {
-		t.Errorf("a living lab was cleared: %v, child alive: %v", err, child.alive())
+	if _, err := os.Stat(dir); err != nil || !children[0].alive() || !children[1].alive() {
+		t.Errorf("a living lab was cleared: %v, children alive: %v, %v", err, children[0].alive(), children[1].alive())
 	}
 
 	if err := cmd.Process.Kill(); err != nil {
@@ -94,7 +115,12 @@ func TestCrash(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("directory of the killed lab: %v", err)
 	}
-	waitFor(t, "the killed lab's child to be gone", func() bool { return !child.alive() })
+	for _, path := range cgroups {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("cgroup %s of the killed lab: %v", path, err)
+		}
+	}
+	waitFor(t, "the killed lab's children to be gone", func() bool { return !slices.ContainsFunc(children, process.alive) })
 }
 
 // TestClearDir proves that a child that outlived its lab is killed, and that a

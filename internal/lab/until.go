@@ -10,7 +10,7 @@ import (
 // Until asks again and again until ok returns nil, at most for the time. When
 // that is over, or ctx is, it returns what ok returned last.
 func Until(ctx context.Context, limit time.Duration, ok func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
@@ -20,8 +20,8 @@ func Until(ctx context.Context, limit time.Duration, ok func() error) error {
 			return nil
 		}
 		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		case <-limited.Done():
+			if ctx.Err() == nil {
 				return fmt.Errorf("not within %v: %w", limit, err)
 			}
 			return errors.Join(ctx.Err(), err)

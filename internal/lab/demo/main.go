@@ -74,7 +74,7 @@ func prepare(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.Client(lab.MuslStatic)
+	_, err = l.Boot(ctx, lab.BoxConfig{})
 	if err == nil {
 		_, err = l.AddCoreDNS(". {\n bind {addr4} {addr6}\n}\n")
 	}

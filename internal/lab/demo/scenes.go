@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/miekg/dns"
 
 	"github.com/nodestead/nodestead/internal/lab"
 )
@@ -189,7 +186,7 @@ func (s *stage) resolve(c scene) (slowest time.Duration, failure string, err err
 	if c.double {
 		pod = s.double
 	}
-	answers, err := pod.Resolve(s.ctx, lab.MuslStatic, c.lookups, c.name)
+	answers, err := pod.Resolve(s.ctx, "", lab.MuslStatic, c.lookups, c.name)
 	if err != nil {
 		return 0, "", err
 	}
@@ -208,10 +205,8 @@ func (s *stage) resolve(c scene) (slowest time.Duration, failure string, err err
 // shiftTurn asks one of the two services a single question, so that the other
 // backend is next.
 func (s *stage) shiftTurn() error {
-	return s.double.Do(func() error {
-		_, err := dns.Exchange(new(dns.Msg).SetQuestion("git."+zone, dns.TypeA), netip.AddrPortFrom(otherDNS, 53).String())
-		return err
-	})
+	_, err := s.other.Exec(s.ctx, "", lab.ClientPath(lab.MuslStatic), "-f", "4", "git."+zone)
+	return err
 }
 
 // show prints what the agent said and which of its metrics moved.

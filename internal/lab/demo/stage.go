@@ -45,8 +45,10 @@ type stage struct {
 	out    io.Writer
 	agent  *exec.Cmd
 	ended  chan error // the agent's end
-	pod    *lab.Pod   // one nameserver
-	double *lab.Pod   // two nameservers
+	box    *lab.Box
+	pod    *lab.CRIPod // one nameserver
+	double *lab.CRIPod // two nameservers
+	other  *lab.CRIPod // the second of these only
 
 	mu    sync.Mutex
 	lines []string // of the agent's log
@@ -96,12 +98,21 @@ func (s *stage) build() error {
 	if err := s.Node().Sysctl("net/netfilter/nf_conntrack_timestamp", "1"); err != nil {
 		return err
 	}
-	if s.pod, err = s.AddPod(lab.PodConfig{Name: "runner", Nameservers: []netip.Addr{kubeDNS}}); err != nil {
+	if s.box, err = s.Boot(s.ctx, lab.BoxConfig{}); err != nil {
 		return err
 	}
-	s.double, err = s.AddPod(lab.PodConfig{Name: "runner-2ns", Nameservers: []netip.Addr{kubeDNS, otherDNS}})
-	if err != nil {
-		return err
+	for _, p := range []struct {
+		pod         **lab.CRIPod
+		name        string
+		nameservers []netip.Addr
+	}{
+		{&s.pod, "runner", []netip.Addr{kubeDNS}},
+		{&s.double, "runner-2ns", []netip.Addr{kubeDNS, otherDNS}},
+		{&s.other, "runner-other-ns", []netip.Addr{otherDNS}},
+	} {
+		if *p.pod, err = s.box.RunPod(s.ctx, lab.CRIPodConfig{Namespace: "ci", Name: p.name, Nameservers: p.nameservers}); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(s.out, "\nA node in a box: pods %s (%s) and %s (%s) with musl, service %s → CoreDNS %s and %s, slow upstream %s.\n",
 		s.pod.Name, s.pod.Addr4, s.double.Name, s.double.Addr4, kubeDNS, backends[0], backends[1], upstream.Addr4)

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"encoding"
+	"testing"
+)
+
+func TestValues(t *testing.T) {
+	for _, tt := range []struct {
+		value     encoding.TextUnmarshaler
+		good, bad []string
+	}{
+		{new(Directory), []string{"/", "/host"}, []string{"", "host", "./host"}},
+		{new(Interface), []string{"eth0", "cali*", "veth?[0-9]"}, []string{"", "a b", "a/b", "[a"}},
+		{new(Count), []string{"1000", "1000000"}, []string{"", "999", "1000001", "-1", "1e5", "many"}},
+		{new(Duration), []string{"1ms", "1.5s", "24h"}, []string{"", "0", "5", "-1s", "25h", "1 s"}},
+		{new(Endpoint), []string{"auto", "off", "/run/crio/crio.sock", "unix:///run/c.sock"}, []string{"", "on", "tcp://1.2.3.4:5", "run/c.sock"}},
+		{new(Switch), []string{"auto", "off"}, []string{"", "on", "true"}},
+		{new(Bool), []string{"true", "false"}, []string{"", "yes", "1", "True"}},
+		{new(Name), []string{"git.example.de", "git.example.de.", "localhost"}, []string{"", "a b", "https://a", "a..b", "*.a"}},
+		{new(Nameserver), []string{"10.96.0.10", "10.96.0.10:5353", "fd00::a", "[fd00::a]:53"}, []string{"", "dns", "dns:53", "10.96.0.10:0", "10.96.0.10:x"}},
+	} {
+		for _, text := range tt.good {
+			if err := tt.value.UnmarshalText([]byte(text)); err != nil {
+				t.Errorf("%T of %q: %v", tt.value, text, err)
+			}
+		}
+		for _, text := range tt.bad {
+			if err := tt.value.UnmarshalText([]byte(text)); err == nil {
+				t.Errorf("%T of %q is taken", tt.value, text)
+			}
+		}
+	}
+	var n Name
+	var s Nameserver
+	if err := n.UnmarshalText([]byte("git.example.de")); err != nil || n != "git.example.de." {
+		t.Errorf("name %q, %v", n, err)
+	}
+	if err := s.UnmarshalText([]byte("fd00::a")); err != nil || s.String() != "[fd00::a]:53" {
+		t.Errorf("nameserver %v, %v", s, err)
+	}
+}
+
+func TestEmptyLists(t *testing.T) {
+	for _, text := range []string{"names: {probe: {names: []}}", "names: {lookups: {interfaces: []}}"} {
+		if _, err := Load(write(t, text), nil, nil); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	cfg, err := Load(write(t, "names: {probe: {names: [a, b]}}"), []string{"NODESTEAD_NAMES_PROBE_NAMES="}, nil)
+	if err != nil || len(cfg.Names.Probe.Names) != 0 {
+		t.Errorf("an empty variable leaves %v, %v", cfg.Names.Probe.Names, err)
+	}
+}

@@ -1,0 +1,86 @@
+package lookup
+
+const (
+	journalSize  = 128 << 10 // records
+	journalChunk = 4096
+	maxLook      = 4096 // records that one look back visits at most
+)
+
+// record is a packet that was seen beyond the client's own link. Most lookups
+// are answered, and nobody ever asks where their packets passed; so all that is
+// done for a packet is to write this.
+type record struct {
+	low, hash, prev uint32 // low and high are the time, in microseconds after the journal's base
+	high            uint16
+	place           uint16
+	server          uint16 // who is asked, or answers
+	peer, port      uint16 // the other side
+	rcode           uint8
+	out             bool // the node sent it: a question on its way, else an answer
+}
+
+// journal is a ring of records. Those of one message id form a chain from the
+// newest to the oldest, so that a look back visits few of them.
+type journal struct {
+	chunks [journalSize / journalChunk][]record
+	heads  []uint32 // by id: the number of its newest record
+	base   int64    // time of the first record
+	count  uint32   // number of the newest record; 0 is none
+	filled bool     // it has come round: older records were overwritten
+}
+
+func newJournal() journal { return journal{heads: make([]uint32, 1<<16)} }
+
+func (j *journal) get(n uint32) *record {
+	n %= journalSize
+	return &j.chunks[n/journalChunk][n%journalChunk]
+}
+
+// add writes a record of a message id at a time.
+func (j *journal) add(id uint16, at int64, r record) {
+	j.count++
+	n := j.count % journalSize
+	if j.chunks[n/journalChunk] == nil {
+		j.chunks[n/journalChunk] = make([]record, journalChunk)
+	}
+	j.filled = j.filled || j.count == journalSize
+	if j.base == 0 {
+		j.base = at
+	}
+	at = max(at-j.base, 0) / 1000
+	r.low, r.high, r.prev = uint32(at), uint16(at>>32), j.heads[id]
+	*j.get(j.count) = r
+	j.heads[id] = j.count
+}
+
+// at gives a record's time.
+func (j *journal) at(r *record) int64 { return j.base + (int64(r.high)<<32|int64(r.low))*1000 }
+
+// reaches says whether nothing after a time was overwritten.
+func (j *journal) reaches(since int64) bool {
+	return !j.filled || j.at(j.get(j.count+1)) <= since
+}
+
+// look visits the records of a message since a time, the newest first. It gives
+// false when it could not visit all.
+func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32, r *record)) bool {
+	n := j.heads[id]
+	for age, steps := uint32(0), 0; n != 0; steps++ {
+		older := j.count - n
+		if older >= journalSize || older < age {
+			break // overwritten
+		}
+		r := j.get(n)
+		if j.at(r) < since-1000 {
+			break
+		}
+		if steps == maxLook {
+			return false
+		}
+		if r.hash == hash {
+			visit(n, r)
+		}
+		age, n = older+1, r.prev
+	}
+	return j.reaches(since)
+}
