@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
 	"time"
 )
 
@@ -14,7 +17,7 @@ import (
 type Config struct {
 	Log      LogConfig   `yaml:"log"`
 	HTTP     HTTPConfig  `yaml:"http"`
-	HostRoot Directory   `yaml:"host_root" syntax:"directory" help:"where the host's file system is mounted; / on the bare host"`
+	HostRoot Directory   `yaml:"host_root" syntax:"directory" help:"where the host's file system is mounted; without /host it is /"`
 	Names    NamesConfig `yaml:"names"`
 }
 
@@ -77,4 +80,15 @@ func Default() Config {
 			Metrics:   MetricsConfig{PodLabel: true},
 		},
 	}
+}
+
+// Root is where the host's file system is: host_root; or / when that has its
+// default and there is no such directory, as on the bare host.
+func (c Config) Root() string {
+	if c.HostRoot == Default().HostRoot {
+		if _, err := os.Stat(string(c.HostRoot)); errors.Is(err, fs.ErrNotExist) {
+			return "/"
+		}
+	}
+	return string(c.HostRoot)
 }

@@ -57,7 +57,7 @@ func newProbe(cfg Config, log *slog.Logger) (prober, error) {
 	source := "names.probe.nameservers"
 	if len(servers) == 0 {
 		var err error
-		if servers, source, err = probe.Nameservers(string(cfg.HostRoot)); err != nil || len(servers) == 0 {
+		if servers, source, err = probe.Nameservers(cfg.Root()); err != nil || len(servers) == 0 {
 			return nil, errors.Join(errors.New("names.probe: no nameservers of pods were found: set names.probe.nameservers"), err)
 		}
 	}

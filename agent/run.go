@@ -146,7 +146,7 @@ func (a *agent) open(cfg Config, rim rim) (err error) {
 		return fmt.Errorf("open the lookup sensor: %w", err)
 	}
 	a.finder, err = rim.finder(workload.Config{
-		HostRoot: string(cfg.HostRoot), CRI: string(cfg.Names.Workloads.CRI), Proc: string(cfg.Names.Workloads.Proc), Log: a.log,
+		HostRoot: cfg.Root(), CRI: string(cfg.Names.Workloads.CRI), Proc: string(cfg.Names.Workloads.Proc), Log: a.log,
 		Gone: func(w workload.Workload) { a.left(w) },
 	})
 	if err != nil {

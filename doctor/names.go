@@ -139,10 +139,9 @@ func judgeCost(name string, steps []step) Verdict {
 		return v
 	}
 	v.Evidence = fmt.Sprintf("%s is found after %d questions in vain (%d names of the search list)", name, 2*at, at)
-	if at > useless {
-		v.State = Finding
+	if at > useless { // it works, and could work better
 		v.Evidence = "search_amplification: " + v.Evidence
-		v.Remedy = costRemedy
+		v.Remedy = "advice: " + costRemedy
 	}
 	return v
 }

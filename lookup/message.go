@@ -95,15 +95,19 @@ func mix(a, b uint64) uint64 {
 // well, which only makes them collide.
 func hashName(name []byte) uint64 {
 	h := uint64(len(name))
+	if len(name) < 8 {
+		var all uint64
+		for i, b := range name {
+			all |= uint64(b) << (8 * i)
+		}
+		return mix(h, all|foldToLower)
+	}
+	last := name[len(name)-8:] // overlaps what came before
 	for len(name) >= 8 {
 		h = mix(h, binary.LittleEndian.Uint64(name)|foldToLower)
 		name = name[8:]
 	}
-	var rest uint64
-	for i, b := range name {
-		rest |= uint64(b) << (8 * i)
-	}
-	return mix(h, rest|foldToLower)
+	return mix(h, binary.LittleEndian.Uint64(last)|foldToLower)
 }
 
 // signature is what a question's bytes tell of who made it.

@@ -134,11 +134,15 @@ func (s *Sensor) Run(ctx context.Context, emit func(Event)) error {
 			r.sink.finish()
 			return nil
 		}
-		woken, err := s.waiter.wait(r.rest())
+		if r.quiet < quietReadings {
+			s.waiter.beat(ctx, r.beat)
+			continue
+		}
+		happened, err := s.waiter.happens(idleBeat)
 		if err != nil {
 			return fmt.Errorf("watch lookups: %w", err)
 		}
-		if woken {
+		if happened {
 			r.quiet = 0
 		}
 	}

@@ -60,15 +60,6 @@ func (r *reader) read(now time.Time) error {
 	return nil
 }
 
-// rest tells how long to wait until the next reading, and whether the first
-// packet is to end that.
-func (r *reader) rest() (d time.Duration, first bool) {
-	if r.quiet >= quietReadings {
-		return idleBeat, true
-	}
-	return r.beat, false
-}
-
 // drain hands over what is in the ring and tells how many blocks that were. The
 // kernel fills them meanwhile: it ends after one round.
 func (r *reader) drain(now time.Time) (blocks int) {

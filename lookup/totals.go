@@ -102,15 +102,28 @@ func (d *Durations) add(took int64) {
 	d.Native[nativeBucket(took)]++
 }
 
+// nativeBounds are the upper bounds of the native buckets in nanoseconds,
+// rounded down, and octaves is the first bucket whose bound is 2^i or more.
+var nativeBounds, octaves = func() (bounds [nativeBuckets - 1]int64, octaves [64]uint8) {
+	for i := range bounds {
+		bounds[i] = int64(math.Exp2(float64(i+NativeOffset)/8)*1e9 + 1e-6)
+	}
+	for i := range octaves {
+		for int(octaves[i]) < len(bounds) && uint64(bounds[octaves[i]]) < 1<<i {
+			octaves[i]++
+		}
+	}
+	return bounds, octaves
+}()
+
 // nativeBucket gives the bucket of a time in nanoseconds.
 func nativeBucket(ns int64) int {
 	if ns <= 0 {
 		return 0
 	}
-	// 2^(k-1) <= ns < 2^k nanoseconds; then the eighth of that octave.
-	k := bits.Len64(uint64(ns)) - 1
-	eighths := 8 * (float64(k) + math.Log2(float64(ns)/float64(uint64(1)<<k)) - log2Second)
-	return min(max(int(math.Ceil(eighths-1e-9))-NativeOffset, 0), nativeBuckets-1)
+	i := int(octaves[bits.Len64(uint64(ns))-1])
+	for i < len(nativeBounds) && nativeBounds[i] < ns {
+		i++
+	}
+	return i
 }
-
-const log2Second = 29.897352853986263 // log2 of 1e9 nanoseconds

@@ -16,17 +16,11 @@ import (
 // startFunc is agent.Run.
 type startFunc func(context.Context, agent.Config, *slog.Logger, agent.Version) error
 
-// newAgent makes of cmd a command that runs the agent, with a flag for each
-// key of its configuration.
+// newAgent makes of cmd a command that runs the agent.
 func newAgent(stderr io.Writer, start startFunc, cmd *cobra.Command) *cobra.Command {
-	file := cmd.Flags().String("config", "", "YAML file with settings")
-	given := make(map[string]string)
-	for _, key := range agent.Keys() {
-		cmd.Flags().Var(&setting{key: key, text: key.Default, given: given}, key.Path, key.Help)
-	}
-	cmd.Args = noArguments
+	load := addSettings(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		cfg, err := agent.Load(*file, os.Environ(), given)
+		cfg, err := load()
 		if err != nil {
 			return err
 		}
@@ -41,6 +35,18 @@ func newAgent(stderr io.Writer, start startFunc, cmd *cobra.Command) *cobra.Comm
 		return nil
 	}
 	return cmd
+}
+
+// addSettings gives cmd a flag for each key of the agent's configuration, and
+// the function that loads it.
+func addSettings(cmd *cobra.Command) (load func() (agent.Config, error)) {
+	file := cmd.Flags().String("config", "", "YAML file with settings")
+	given := make(map[string]string)
+	for _, key := range agent.Keys() {
+		cmd.Flags().Var(&setting{key: key, text: key.Default, given: given}, key.Path, key.Help)
+	}
+	cmd.Args = noArguments
+	return func() (agent.Config, error) { return agent.Load(*file, os.Environ(), given) }
 }
 
 // setting is the flag of a key. It keeps the text as it was given: agent.Load

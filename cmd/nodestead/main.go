@@ -52,6 +52,9 @@ func execute(args []string, stdout, stderr io.Writer, start startFunc) int {
 	if err == nil {
 		return exitOK
 	}
+	if v, ok := errors.AsType[verdict](err); ok {
+		return int(v)
+	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(stderr, "nodestead: %s\n", strings.TrimSuffix(line, "\n"))
 	}
@@ -65,9 +68,9 @@ func newRoot(stderr io.Writer, start startFunc) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nodestead",
 		Short: "nodestead finds out why DNS lookups of pods on this node are lost",
-		Long: `nodestead runs on every Kubernetes node. It notices DNS lookups of pods that are
-lost in the kernel's connection tracking, and says in its log and in metrics
-why, and what to do.`,
+		Long: `nodestead runs on every Kubernetes node. It sees the DNS lookups of pods, and says
+in its log and in metrics which of them were lost, whose they were, why, and
+what to do.`,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
 		DisableSuggestions: true, // an error is one line
@@ -87,6 +90,7 @@ why, and what to do.`,
 			Short: "watch DNS lookups",
 			Long:  "watch watches DNS lookups until SIGTERM or SIGINT. Today run\ndoes the same.\n\n" + settings,
 		}),
+		newDoctor(),
 		newVersion(),
 	)
 	return root
