@@ -293,7 +293,7 @@ func (p path) unanswered(l lookup.Lookup) verdict {
 const lately = 10 * time.Second
 
 // stale tells whether a backend answers nothing any more, while others of the
-// same nameserver do: since the question, or, where there was no other question
+// same nameserver do: since the question; or, when nothing was asked of them
 // since, shortly before it, when this one was silent already.
 func stale(l lookup.Lookup, addr netip.AddrPort) (others []netip.AddrPort, ok bool) {
 	var silentSince time.Time
@@ -307,7 +307,7 @@ func stale(l lookup.Lookup, addr netip.AddrPort) (others []netip.AddrPort, ok bo
 		return nil, false
 	}
 	for _, b := range l.Backends {
-		before := silentSince.Before(l.Start.Add(-lately)) && b.Answered.After(l.Start.Add(-lately))
+		before := silentSince.Before(l.Start.Add(-lately)) && b.Answered.After(l.Start.Add(-lately)) && b.Unanswered == 0
 		if b.Addr != addr && (b.Answered.After(l.Start) || before) {
 			others = append(others, b.Addr)
 		}

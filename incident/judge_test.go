@@ -158,6 +158,15 @@ func TestJudgeTimeout(t *testing.T) {
 			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; the client asked again after 2.5s and gave up",
 		},
 		{
+			name: "another one did shortly before, and is silent as well",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Left = left(0.1, 2500.1)
+				l.Backends = backends(lookup.Backend{Addr: loser, Unanswered: 2}, lookup.Backend{Addr: winner, Answered: ms(-5000), Unanswered: 1})
+			}),
+			want: ServerSilent, backend: loser,
+			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; the client asked again after 2.5s and gave up",
+		},
+		{
 			name: "it answers others",
 			lookup: musl(func(l *lookup.Lookup) {
 				l.Left = left(0.1, 2500.1)

@@ -35,13 +35,17 @@ type history struct {
 	// recent is the resolver of the latest call of each signature, for
 	// questions that come alone.
 	recent [strange + 1]resolverCode
-	// ident is the IPv4 identification of the latest packet of a socket that
-	// was not connected, by what was known; to is the server it went to.
-	ident   uint16
-	to      uint16
-	identAt int64
-	known   bool
+	// shared is where the counter of IPv4 identifications stood that sockets
+	// share which are not connected: at the latest pair that was taken for
+	// musl's, and at the latest that might have been musl's.
+	shared [2]ident
 	ports   [16]portUse
+}
+
+// ident is an IPv4 identification of a packet to a server; at is 0 for none.
+type ident struct {
+	at       int64
+	last, to uint16
 }
 
 // portUse is what a client asked from a port.
@@ -118,20 +122,12 @@ func (h *history) weigh(p pair) resolverCode {
 	case p.apart <= 512:
 		seen = 0.97 * (1 << 16) / 512
 	}
-	if p.ident != 0 && h.known && h.to == p.to {
-		gained := float64(p.ident - h.ident)
-		reach := 64 + float64(max(p.at-h.identAt, 0))/tick
-		switch {
-		case reach >= 1<<15: // too long ago to tell
-		case gained <= reach:
-			seen *= 0.98 * (1 << 16) / reach
-		default:
-			seen *= 0.02
-		}
+	if p.ident != 0 {
+		seen *= h.counter(p)
 	}
 	// What is seen of one resolver by chance is not taken for another: 0.8 % of
 	// glibc's pairs are as close together as musl's.
-	before := (max(h.musl-0.02*h.glibc, 0) + 0.05) / (max(h.glibc-0.02*h.musl, 0) + 0.05)
+	before := (max(h.musl-0.02*h.glibc, 0) + 0.1) / (max(h.glibc-0.02*h.musl, 0) + 0.1)
 	if seen > 1 {
 		h.musl++
 	} else {
@@ -144,10 +140,31 @@ func (h *history) weigh(p pair) resolverCode {
 	if seen*before > 1 {
 		r = muslCode
 	}
-	if p.ident != 0 && (r == muslCode || h.musl == 0) {
-		h.known, h.ident, h.to, h.identAt = true, p.lastOne, p.to, p.at
+	if p.ident != 0 && p.apart != 0 && p.apart <= 512 {
+		now := ident{at: p.at, last: p.lastOne, to: p.to}
+		if r == muslCode {
+			h.shared[0] = now
+		} else {
+			h.shared[1] = now
+		}
 	}
 	return r
+}
+
+// counter tells how much likelier musl makes a pair's IPv4 identification.
+func (h *history) counter(p pair) float64 {
+	likelier := 1.0
+	for _, s := range h.shared {
+		reach := 16 + float64(max(p.at-s.at, 0))/tick
+		if s.at == 0 || s.to != p.to || reach >= 1<<15 { // nothing to go by, or too long ago
+			continue
+		}
+		if float64(p.ident-s.last) <= reach {
+			return 0.999 * (1 << 16) / reach
+		}
+		likelier = 0.001
+	}
+	return likelier
 }
 
 // alone tells who asked a question that has no pair.

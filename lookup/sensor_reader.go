@@ -72,6 +72,7 @@ func (r *reader) drain(now time.Time) (blocks int) {
 		if block == nil {
 			break
 		}
+		//touch(block)
 		for w := walkBlock(block); w.next(&f); {
 			packets++
 			if r.view.role(f.link, now) == ignored || !decode(f.data, r.cfg.Ports, &r.p) {
@@ -87,13 +88,13 @@ func (r *reader) drain(now time.Time) (blocks int) {
 	return blocks
 }
 
-// nextBeat halves the rest when more than a third of the ring was in use, and
-// doubles it when that would still leave most of it free.
+// nextBeat halves the rest when more than five eighths of the ring were in use,
+// and doubles it when that would leave half of it free.
 func nextBeat(beat time.Duration, used, blocks int) time.Duration {
 	switch {
-	case used*3 > blocks:
+	case used*8 > blocks*5:
 		return max(beat/2, fastestBeat)
-	case used*8 < blocks:
+	case used*4 < blocks:
 		return min(beat*2, slowestBeat)
 	}
 	return beat

@@ -256,7 +256,7 @@ func reported[E Event](w *wire) []E {
 
 // pairOf is the A and AAAA question of one call of musl.
 func pairOf(name string, id, port uint16) (a, aaaa ask) {
-	return ask{name: name, qtype: dns.TypeA, id: id, port: port, ident: id}, ask{name: name, qtype: dns.TypeAAAA, id: id + 130, port: port, ident: id + 1}
+	return ask{name: name, qtype: dns.TypeA, id: id, port: port}, ask{name: name, qtype: dns.TypeAAAA, id: id + 130, port: port}
 }
 
 func netipPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }

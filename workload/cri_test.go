@@ -175,10 +175,14 @@ func TestLocateContainer(t *testing.T) {
 	h.process(fakeProcess{pid: 12, netns: "net:[9]", comm: "sh", udp: udpTable, cgroup: "0::/x/" + helper + "\n", inodes: []int{103}})
 	h.process(fakeProcess{pid: 13, netns: "net:[9]", comm: "sh", udp: udpTable, cgroup: "0::/x/" + build + "\n", inodes: []int{104}})
 	h.process(fakeProcess{pid: 14, netns: "net:[8]", comm: "other", cgroup: "0::/x/" + helper + "\n", inodes: []int{101}})
-	c := h.cri(containerdSocket, fakePod{id: "a", name: "runner", addrs: []string{"10.9.0.2"}, containers: []string{"build", "helper"}, created: time.Now().Add(-time.Minute)})
-	c.sandboxPID["a"] = 10
+	h.process(fakeProcess{pid: 15, netns: "net:[7]", comm: "pause", udp: udpTable, cgroup: "0::/x/" + idA + "\n", inodes: []int{105}})
+	h.process(fakeProcess{pid: 16, netns: "net:[7]", comm: "debug", udp: udpTable, cgroup: "0::/x/" + idB + "\n", inodes: []int{106}})
+	start := time.Now().Add(-time.Minute)
+	c := h.cri(containerdSocket,
+		fakePod{id: "a", name: "runner", addrs: []string{"10.9.0.2"}, containers: []string{"build", "helper"}, created: start},
+		fakePod{id: idA, name: "solo", addrs: []string{"10.9.0.3"}, containers: []string{"app"}, created: start})
+	c.sandboxPID["a"], c.sandboxPID[idA] = 10, 15
 	f := h.finder(Config{})
-	f.poke()
 	got, ok := f.Locate(t.Context(), 0, socket("10.9.0.2"), time.Now())
 	nameservers, search := parseResolvConf(resolv)
 	want := Workload{Namespace: "ci", Pod: "runner", UID: "uid-a", Container: "build", Process: "git", Libc: "musl", Nameservers: nameservers, Search: search}
@@ -194,6 +198,14 @@ func TestLocateContainer(t *testing.T) {
 	want = Workload{Namespace: "ci", Pod: "runner", UID: "uid-a", Process: "sh"}
 	if diff := cmp.Diff(want, got, equateAddr); !ok || diff != "" {
 		t.Errorf("Locate of two: %v (-want +got)\n%s", ok, diff)
+	}
+	// Neither the sandbox's own process nor that of a container which the
+	// runtime does not tell of is the pod's only container.
+	for port, comm := range map[uint16]string{0x8005: "pause", 0x8006: "debug"} {
+		got, ok = f.Locate(t.Context(), 0, netipPort(socket("10.9.0.3"), port), time.Now())
+		if diff := cmp.Diff(Workload{Namespace: "ci", Pod: "solo", UID: "uid-" + idA, Process: comm}, got, equateAddr); !ok || diff != "" {
+			t.Errorf("Locate of %s: %v (-want +got)\n%s", comm, ok, diff)
+		}
 	}
 	// The pod's socket is gone: its name is all.
 	got, ok = f.Locate(t.Context(), 0, netipPort(two, 1), time.Now())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+	rtnl "github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 
 	"github.com/nodestead/nodestead/internal/lab"
@@ -194,5 +195,65 @@ func TestLocateHostile(t *testing.T) {
 	got, ok := f.Locate(t.Context(), link, client, asked)
 	if diff := cmp.Diff(Workload{Process: "resolve-musl-st", Libc: "static"}, got); !ok || diff != "" {
 		t.Errorf("Locate: %v (-want +got)\n%s", ok, diff)
+	}
+}
+
+// A pod's time ends with its link, whatever the runtime still says.
+func TestLinkEnds(t *testing.T) {
+	l := lab.ForTest(t)
+	pod, err := l.AddPod(lab.PodConfig{Name: "client"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t)
+	c := h.cri(containerdSocket, fakePod{
+		id: "a", name: "client", addrs: []string{pod.Addr4.String()}, containers: []string{"app"}, created: time.Now().Add(-time.Minute),
+	})
+	f := runFinder(t, l, Config{HostRoot: h.root, Proc: "off"})
+	client := netip.AddrPortFrom(pod.Addr4, 0)
+	ran := time.Now()
+	if w, ok := f.At(linkIndex(t, l, pod.Link), client, ran); !ok || w.Pod != "client" {
+		t.Errorf("while it runs: %+v, %v", w, ok)
+	}
+	if diff := cmp.Diff([]int{linkIndex(t, l, pod.Link)}, f.linksOf("client")); diff != "" {
+		t.Errorf("links by its route (-want +got)\n%s", diff)
+	}
+	c.mu.Lock()
+	c.hung = make(chan struct{}) // it does not tell of the end
+	c.mu.Unlock()
+	if err := l.Node().Do(func() error {
+		link, err := rtnl.LinkByName(pod.Link)
+		if err != nil {
+			return err
+		}
+		return rtnl.LinkDel(link)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "its end", func() bool { _, ok := f.At(0, client, time.Now()); return !ok })
+	if w, ok := f.At(0, client, ran); !ok || w.Pod != "client" {
+		t.Errorf("of its past: %+v, %v", w, ok)
+	}
+}
+
+// A pod's link comes before the runtime tells of the pod. A runtime without
+// events is asked until it does.
+func TestLinkComesFirst(t *testing.T) {
+	l := lab.ForTest(t)
+	h := newHost(t)
+	c := h.cri(containerdSocket)
+	c.eventless = true
+	f := runFinder(t, l, Config{HostRoot: h.root, Proc: "off"})
+	before := f.Counters().Refreshes
+	pod, err := l.AddPod(lab.PodConfig{Name: "client"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "refreshes", func() bool { return f.Counters().Refreshes >= before+2 })
+	c.set(fakePod{id: "a", name: "client", addrs: []string{pod.Addr4.String()}, containers: []string{"app"}, created: time.Now()})
+	began := time.Now()
+	until(t, "the pod", func() bool { return f.Alive(Workload{Namespace: "ci", Pod: "client"}) })
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("known after %v", d)
 	}
 }
