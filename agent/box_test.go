@@ -23,13 +23,14 @@ import (
 type boxAgent struct {
 	*kernelAgent
 	box *lab.Box
+	run func(context.Context, Config, *slog.Logger, Version) error // Run, if a test sets no other
 }
 
 // newBoxAgent boots a node. The agent is started by start, once the test has
 // made its services.
 func newBoxAgent(t *testing.T, cfg lab.BoxConfig) *boxAgent {
 	t.Helper()
-	a := &boxAgent{kernelAgent: &kernelAgent{Lab: lab.ForTest(t), t: t, ended: make(chan error, 1)}}
+	a := &boxAgent{kernelAgent: &kernelAgent{Lab: lab.ForTest(t), t: t, ended: make(chan error, 1)}, run: Run}
 	var err error
 	if a.box, err = a.Boot(t.Context(), cfg); err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func (a *boxAgent) start(change func(*Config)) {
 			a.ended <- err
 			return
 		}
-		a.ended <- Run(ctx, cfg, log, Version{Version: "test"})
+		a.ended <- a.run(ctx, cfg, log, Version{Version: "test"})
 	}()
 	a.t.Cleanup(func() {
 		stop()

@@ -149,10 +149,10 @@ func TestAgentOnTheKernel(t *testing.T) {
 	}
 	client := "client=" + a.pod.Addr4.String() + ":"
 	a.logged("level=DEBUG", `msg="dns queries collided"`, client, "nameserver=10.96.0.10:53", "answered=true")
-	a.logged("level=WARN", `msg="dns lookup lost"`, "cause=orphaned_answer", client, "nameserver=10.96.0.10:53", "evidence=", "remedy=", "count=1")
-	a.metric(`nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="kept"}`, "1")
-	a.metric(`nodestead_conntrack_collisions_total{namespace="",pod="",resolver="",result="orphaned"}`, "1")
-	a.metric(`nodestead_dns_lookup_timeouts_total{cause="orphaned_answer",namespace="",pod="",resolver=""}`, "1")
+	a.logged("level=WARN", `msg="dns lookup lost"`, "cause=orphaned_answer", "resolver=musl", "name=slow.test.", client, "nameserver=10.96.0.10:53",
+		"attempts=2", "waited=4.", "evidence=", "after the question", "remedy=", "count=1")
+	a.metric(`nodestead_conntrack_collisions_total{namespace="",pod="",resolver="musl",result="orphaned"}`, "1")
+	a.metric(`nodestead_dns_lookup_timeouts_total{cause="orphaned_answer",namespace="",pod="",resolver="musl"}`, "1")
 	a.metric("nodestead_conntrack_clash_resolved_total", "2")
 
 	set := func(value string) {

@@ -3,6 +3,7 @@ package lookup
 const (
 	journalSize  = 128 << 10 // records
 	journalChunk = 4096
+	journalHeads = 16 << 10
 	maxLook      = 4096 // records that one look back visits at most
 )
 
@@ -19,17 +20,17 @@ type record struct {
 	out             bool // the node sent it: a question on its way, else an answer
 }
 
-// journal is a ring of records. Those of one message id form a chain from the
+// journal is a ring of records. Those of a few message ids form a chain from the
 // newest to the oldest, so that a look back visits few of them.
 type journal struct {
 	chunks [journalSize / journalChunk][]record
-	heads  []uint32 // by id: the number of its newest record
+	heads  []uint32 // by id: the number of the newest record
 	base   int64    // time of the first record
 	count  uint32   // number of the newest record; 0 is none
 	filled bool     // it has come round: older records were overwritten
 }
 
-func newJournal() journal { return journal{heads: make([]uint32, 1<<16)} }
+func newJournal() journal { return journal{heads: make([]uint32, journalHeads)} }
 
 func (j *journal) get(n uint32) *record {
 	n %= journalSize
@@ -48,9 +49,9 @@ func (j *journal) add(id uint16, at int64, r record) {
 		j.base = at
 	}
 	at = max(at-j.base, 0) / 1000
-	r.low, r.high, r.prev = uint32(at), uint16(at>>32), j.heads[id]
+	r.low, r.high, r.prev = uint32(at), uint16(at>>32), j.heads[id%journalHeads]
 	*j.get(j.count) = r
-	j.heads[id] = j.count
+	j.heads[id%journalHeads] = j.count
 }
 
 // at gives a record's time.
@@ -64,7 +65,7 @@ func (j *journal) reaches(since int64) bool {
 // look visits the records of a message since a time, the newest first. It gives
 // false when it could not visit all.
 func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32, r *record)) bool {
-	n := j.heads[id]
+	n := j.heads[id%journalHeads]
 	for age, steps := uint32(0), 0; n != 0; steps++ {
 		older := j.count - n
 		if older >= journalSize || older < age {

@@ -9,13 +9,14 @@ import (
 // room makes an entry for a lookup of a link's client, and puts it on the
 // wheel. When there is none left, one of the link that holds the most has to
 // go, so that a flood throws away its own. It gives 0 when there is no room.
-func (t *tracker) room(of int, name []byte) uint32 {
-	if !t.store.full() {
-		i := t.store.add(name)
-		if i != 0 {
+func (t *tracker) room(name []byte) uint32 {
+	full := t.store.full()
+	if !full {
+		if i := t.store.add(name); i != 0 {
 			t.wheel.put(&t.store, i, t.latest()+firstVisit)
+			return i
 		}
-		return i
+		// There is no room for long names: one that has such a name has to go.
 	}
 	if t.evictions%64 == 0 {
 		for n := range t.places.all {
@@ -30,7 +31,8 @@ func (t *tracker) room(of int, name []byte) uint32 {
 			t.cursor = 1
 		}
 		e := t.store.at(t.cursor)
-		if !e.is(indexed) || e.is(done|alias) || int(t.askers.all[e.client].place) != t.fattest {
+		if !e.is(indexed) || e.is(done|alias) || int(t.askers.all[e.client].place) != t.fattest ||
+			!full && e.long == 0 {
 			continue
 		}
 		i := t.cursor
@@ -414,6 +416,11 @@ func (t *tracker) jump(now int64) {
 		}
 		t.wheel.put(&t.store, i, now)
 	})
+	for _, c := range t.askers.all {
+		if c != nil {
+			c.used, c.search = min(c.used, now), nil
+		}
+	}
 	t.journal = newJournal()
 	t.reported, t.swept = 0, 0
 }

@@ -53,8 +53,8 @@ func openLinkWatcher(interfaces []string) (*linkWatcher, error) {
 // not wait.
 func (w *linkWatcher) changed() (changed bool, err error) {
 	for {
-		// Only the first bytes, and those are not read either.
-		_, _, err := unix.Recvfrom(w.fd, w.buf[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		// What the message says does not matter.
+		_, _, err = unix.Recvfrom(w.fd, w.buf[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		switch {
 		case err == nil, errors.Is(err, unix.ENOBUFS): // some were lost
 			changed = true

@@ -39,7 +39,7 @@ type history struct {
 	// share which are not connected: at the latest pair that was taken for
 	// musl's, and at the latest that might have been musl's.
 	shared [2]ident
-	ports   [16]portUse
+	ports  [16]portUse
 }
 
 // ident is an IPv4 identification of a packet to a server; at is 0 for none.

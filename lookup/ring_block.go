@@ -16,7 +16,6 @@ const (
 	blockStatus  = 8
 	blockPackets = 12
 	blockFirst   = 16
-	blockLen     = 20
 	blockHeader  = 48
 
 	packetNext    = 0
@@ -80,15 +79,4 @@ func (w *walk) next(f *frame) bool {
 		w.rest = w.rest[next:]
 	}
 	return true
-}
-
-// touch reads a byte of each cache line of a block. The kernel wrote them on
-// another CPU: to wait for all of them at once takes much less time than for one
-// after the other on the way.
-func touch(block []byte) (sum byte) {
-	n := min(uint64(binary.NativeEndian.Uint32(block[blockLen:])), uint64(len(block)))
-	for i := uint64(0); i < n; i += 64 {
-		sum += block[i]
-	}
-	return sum
 }

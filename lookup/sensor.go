@@ -131,7 +131,7 @@ func (s *Sensor) Run(ctx context.Context, emit func(Event)) error {
 			return fmt.Errorf("watch lookups: %w", err)
 		}
 		if ending {
-			r.sink.finish()
+			r.finish(time.Now())
 			return nil
 		}
 		if r.quiet < quietReadings {

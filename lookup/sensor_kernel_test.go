@@ -42,6 +42,9 @@ type recorder struct {
 	ticked int64
 	late   int // packets from before a tick that had passed
 	ended  bool
+	held   int           // what it says is pending
+	last   time.Time     // when tick was called last
+	gap    time.Duration // between the last two calls of tick
 }
 
 func (r *recorder) links(links []link, local map[addr]struct{}) {
@@ -67,6 +70,11 @@ func (r *recorder) tick(at int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ticked = at
+	if now := time.Now(); !r.last.IsZero() {
+		r.gap, r.last = now.Sub(r.last), now
+	} else {
+		r.last = now
+	}
 }
 
 func (r *recorder) lost(from, to int64) {
@@ -83,7 +91,7 @@ func (r *recorder) finish() {
 
 func (r *recorder) discarded() uint64 { return 1 }
 func (r *recorder) malformed() uint64 { return 2 }
-func (r *recorder) pending() int      { return 3 }
+func (r *recorder) pending() int      { return r.held }
 
 // tapped is a node in a box with a recorder in place of the tracker.
 type tapped struct {
@@ -142,7 +150,7 @@ func (b *tapped) run() (stop func()) {
 func (b *tapped) wait(what string, ok func([]sight) bool) []sight {
 	b.t.Helper()
 	var seen []sight
-	err := lab.Until(b.t.Context(), 5*time.Second, func() error {
+	err := lab.Until(b.t.Context(), 10*time.Second, func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if seen = slices.Clone(b.seen); !ok(seen) {
@@ -192,6 +200,7 @@ func (b *tapped) resolve(p *lab.Pod, r lab.Resolver, name string) {
 // the pod knows them, and at the uplink, translated.
 func TestWay(t *testing.T) {
 	b := tap(t, Config{})
+	b.held = 3
 	b.run()
 	for _, f := range []struct {
 		service netip.Addr
@@ -412,6 +421,34 @@ func TestOverrun(t *testing.T) {
 	}
 	if len(b.losses) == 0 || loss.To.Before(sent) || loss.To.After(time.Now()) || loss.From.Before(begin.Add(-time.Second)) || loss.From.After(sent) {
 		t.Errorf("sent from %v to %v, lost %+v, said to the sink: %v", begin, sent, loss, b.losses)
+	}
+	// It goes on.
+	if err := p.Do(func() error {
+		return sendFrame("eth0", etherTypeIPv4, ip4(unix.IPPROTO_UDP, pod4, service4, udp(4242, 53, []byte("afterwards"))))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.wait("a packet after the loss", func(all []sight) bool {
+		return slices.ContainsFunc(all, func(s sight) bool { return s.Message == "afterwards" })
+	})
+}
+
+// While nothing happens nobody wakes, and the first packet is seen at once all
+// the same.
+func TestIdle(t *testing.T) {
+	b := tap(t, Config{})
+	p := b.pod("client", service4)
+	b.run()
+	b.wait("the sensor to be idle", func([]sight) bool { return b.gap > idleBeat*7/10 })
+	begin := time.Now()
+	if err := p.Do(func() error {
+		return sendFrame("eth0", etherTypeIPv4, ip4(unix.IPPROTO_UDP, pod4, service4, udp(4242, 53, queryBytes)))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.wait("a packet", func(all []sight) bool { return len(all) > 0 })
+	if took := time.Since(begin); took > idleBeat*8/10 {
+		t.Errorf("a packet was seen after %v", took)
 	}
 }
 

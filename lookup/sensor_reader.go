@@ -72,7 +72,6 @@ func (r *reader) drain(now time.Time) (blocks int) {
 		if block == nil {
 			break
 		}
-		//touch(block)
 		for w := walkBlock(block); w.next(&f); {
 			packets++
 			if r.view.role(f.link, now) == ignored || !decode(f.data, r.cfg.Ports, &r.p) {
@@ -107,7 +106,6 @@ func (r *reader) drops(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	// What is in blocks that are still open is known for good only later.
 	from, to := r.whole, now.UnixNano()
 	r.whole = to
 	if n > 0 {
@@ -118,9 +116,21 @@ func (r *reader) drops(now time.Time) error {
 		}
 		r.loss.To, r.loss.Packets = now, r.loss.Packets+uint64(n)
 	}
-	if r.loss.Packets > 0 && now.Sub(r.told) >= lossInterval {
+	if now.Sub(r.told) >= lossInterval {
+		r.tellLoss(now)
+	}
+	return nil
+}
+
+func (r *reader) tellLoss(now time.Time) {
+	if r.loss.Packets > 0 {
 		r.emit(r.loss)
 		r.loss, r.told = Loss{}, now
 	}
-	return nil
+}
+
+// finish tells what is left to tell.
+func (r *reader) finish(now time.Time) {
+	r.tellLoss(now)
+	r.sink.finish()
 }

@@ -69,12 +69,13 @@ func TestNextBeat(t *testing.T) {
 		want         time.Duration
 	}{
 		{100 * ms, 0, 64, 100 * ms},
-		{100 * ms, 21, 64, 100 * ms},
-		{100 * ms, 22, 64, 50 * ms},
-		{50 * ms, 10, 64, 50 * ms},
-		{50 * ms, 7, 64, 100 * ms},
+		{100 * ms, 40, 64, 100 * ms},
+		{100 * ms, 41, 64, 50 * ms},
+		{50 * ms, 16, 64, 50 * ms},
+		{50 * ms, 15, 64, 100 * ms},
 		{5 * ms, 64, 64, 5 * ms},
 		{100 * ms, 0, 2, 100 * ms},
+		{100 * ms, 2, 2, 50 * ms},
 		{25 * ms, 0, 2, 50 * ms},
 	}
 	for _, tc := range tests {

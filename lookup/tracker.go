@@ -10,15 +10,15 @@ const (
 	second      = int64(time.Second)
 	millisecond = int64(time.Millisecond)
 
-	behindTime  = 250 * millisecond // what a tick does not judge yet: its packets may be in the ring
-	firstVisit  = 200 * millisecond // after its start; most lookups are over by then
-	linger      = 150 * millisecond // an ended lookup waits so long for its other half
-	patience    = second            // how long a lookup may go unanswered without being in trouble
-	sameAttempt = 50 * millisecond  // within which all nameservers are asked
-	askedAgain  = 900 * millisecond // what asks again later than that had timed out
-	togetherFor = 50 * millisecond  // A and AAAA from two sockets
-	quietFor    = 3 * second        // after an error, before it is final: musl asks again after 2.5 s
-	searchWait  = second            // in which a search goes on
+	behindTime  = int64(unseen) + 30*millisecond // what a tick does not judge yet: its packets may be in the ring
+	firstVisit  = 200 * millisecond              // after its start; most lookups are over by then
+	linger      = 150 * millisecond              // an ended lookup waits so long for its other half
+	patience    = second                         // how long a lookup may go unanswered without being in trouble
+	sameAttempt = 50 * millisecond               // within which all nameservers are asked
+	askedAgain  = 900 * millisecond              // what asks again later than that had timed out
+	togetherFor = 50 * millisecond               // A and AAAA from two sockets
+	quietFor    = 3 * second                     // after an error, before it is final: musl asks again after 2.5 s
+	searchWait  = second                         // in which a search goes on
 	tcpWait     = 2 * second
 	clientLimit = 5 * second  // musl gives up then; the others give each attempt so long by default
 	giveUp      = 10 * second // after the first question
@@ -64,7 +64,8 @@ type tracker struct {
 
 	// recent finds the latest lookup by the hash of its question, siblings by
 	// client and name. What they lead to has to be checked.
-	recent, siblings []uint32
+	recent   []uint32
+	siblings []sibling
 
 	troubles     []*trouble
 	freeTroubles []uint32
@@ -88,6 +89,9 @@ type tracker struct {
 	swept    int64
 }
 
+// sibling is a lookup with a piece of the hash that it is found by.
+type sibling struct{ tag, entry uint32 }
+
 // gap is a time in which packets were lost.
 type gap struct{ from, to int64 }
 
@@ -103,7 +107,7 @@ func newTracker(cfg trackerConfig, emit func(Event)) *tracker {
 		cfg: cfg, emit: emit, seed: seed,
 		places: newPlaces(), askers: newAskers(seed), servers: newEndpoints(seed), peers: newEndpoints(seed),
 		store: newStore(cfg.pending), journal: newJournal(),
-		recent: make([]uint32, recentSize), siblings: make([]uint32, siblingSize),
+		recent: make([]uint32, recentSize), siblings: make([]sibling, siblingSize),
 		troubles: make([]*trouble, 1), found: make([]passed, 0, 4*MaxSights),
 	}
 }
@@ -263,7 +267,7 @@ func (t *tracker) question(p *packet, q *question, on, of int) {
 		return
 	}
 	t.begun++
-	i := t.room(of, q.name)
+	i := t.room(q.name)
 	if i == 0 {
 		t.thrown++
 		return
@@ -376,8 +380,8 @@ func (e *entry) ask(server uint16) int {
 
 // resumed takes a question of a new socket that goes on with a lookup in
 // trouble. glibc keeps the id when it turns to the next nameserver, for which it
-// has another socket (send_dg); Go makes both anew, after its timeout or an
-// error.
+// has another socket (send_dg); Go makes both anew, after its timeout, which is whole
+// seconds, or after an error.
 func (t *tracker) resumed(c *asker, key uint32, p *packet, q *question, sign signature, server uint16) bool {
 	for _, i := range c.trouble {
 		e := t.store.at(i)
@@ -385,7 +389,7 @@ func (t *tracker) resumed(c *asker, key uint32, p *packet, q *question, sign sig
 			continue
 		}
 		late := p.at - e.time(e.asked)
-		onTime := late > clientLimit-100*millisecond && late < clientLimit+300*millisecond
+		onTime := late > askedAgain && late < clientLimit+200*millisecond && (late+10*millisecond)%second < 110*millisecond
 		atOnce := e.is(failing) && p.at-e.time(e.heard) < 2*sameAttempt
 		if e.id != q.id && (sign != goEDNS || !onTime && !atOnce) {
 			continue
@@ -434,10 +438,12 @@ func (t *tracker) pairUp(c *asker, i uint32, e *entry) {
 	if e.sign != goEDNS { // only Go's two questions come from two ports
 		h |= uint64(e.port) << 48
 	}
-	slot := &t.siblings[mix(t.seed, h)%siblingSize]
-	j := *slot
-	*slot = i
-	if j == 0 || j == i {
+	h = mix(t.seed, h)
+	slot := &t.siblings[h%siblingSize]
+	j, tag := slot.entry, uint32(h>>32)
+	matches := j != 0 && j != i && slot.tag == tag
+	*slot = sibling{tag, i}
+	if !matches {
 		return
 	}
 	f := t.store.at(j)

@@ -269,7 +269,7 @@ func (w *wire) consistent() {
 	w.t.Helper()
 	var live, open, entries uint64
 	perPlace := make([]int, len(w.places.all))
-	w.tracker.each(func(i uint32, e *entry) {
+	w.each(func(i uint32, e *entry) {
 		entries++
 		if e.client != 0 {
 			perPlace[w.askers.all[e.client].place]++

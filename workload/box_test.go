@@ -113,7 +113,7 @@ func TestBoxPods(t *testing.T) {
 			})
 			took := time.Since(began)
 			t.Logf("known with its container %v after it ran", took)
-			if took > 2*time.Second {
+			if took > 3*time.Second {
 				t.Errorf("the pod was known after %v", took)
 			}
 			if diff := cmp.Diff([]int{p.LinkIndex}, f.linksOf("one")); diff != "" {

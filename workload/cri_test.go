@@ -39,7 +39,7 @@ func TestCRI(t *testing.T) {
 	began := time.Now()
 	c.set(one, two, node)
 	until(t, "a second pod", func() bool { return pods(f, "10.9.0.3") == "two/" })
-	if d := time.Since(began); d > time.Second {
+	if d := time.Since(began); d > 3*time.Second {
 		t.Errorf("a new pod was known after %v", d)
 	}
 	one.notReady = true
@@ -113,7 +113,7 @@ func TestCRIHangs(t *testing.T) {
 	if got := pods(f, "10.9.0.2", "10.9.0.3"); got != "one/app /" {
 		t.Errorf("%q", got)
 	}
-	if d := time.Since(began); d > 100*time.Millisecond {
+	if d := time.Since(began); d > 500*time.Millisecond {
 		t.Errorf("At took %v", d)
 	}
 	began = time.Now()
@@ -282,5 +282,18 @@ func TestLocateHangs(t *testing.T) {
 	}
 	if w, ok := f.Locate(t.Context(), 0, socket("10.9.0.3"), time.Now()); !ok || w.Process != "good" || w.Libc != "static" {
 		t.Errorf("of another: %+v, %v", w, ok)
+	}
+}
+
+// A runtime that tells no pids (cri-dockerd): a container's process has one.
+func TestLocateWithoutPid(t *testing.T) {
+	h := newHost(t)
+	h.process(fakeProcess{pid: 10, netns: "net:[9]", comm: "git", udp: udpTable, cgroup: "0::/x/docker-" + containerID("a", "build") + ".scope\n", inodes: []int{101}})
+	h.cri("run/cri-dockerd.sock", fakePod{id: "a", name: "runner", addrs: []string{"10.9.0.2"}, containers: []string{"build"}, created: time.Now().Add(-time.Minute)})
+	f := h.finder(Config{})
+	got, ok := f.Locate(t.Context(), 0, socket("10.9.0.2"), time.Now())
+	want := Workload{Namespace: "ci", Pod: "runner", UID: "uid-a", Container: "build", Process: "git"}
+	if diff := cmp.Diff(want, got, equateAddr); !ok || diff != "" {
+		t.Errorf("Locate: %v (-want +got)\n%s", ok, diff)
 	}
 }

@@ -31,7 +31,7 @@ func (k *keeper) join(ctx context.Context, l links) {
 			}
 			netns, found = k.peers(s, byContainer, l)
 		}
-		if len(found) == 0 && !s.host {
+		if netns == "" && !s.host {
 			if routes == nil {
 				var err error
 				if routes, err = k.kernel.hostRoutes(); err != nil {

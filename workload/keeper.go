@@ -37,11 +37,11 @@ type keeper struct {
 	fails    int
 
 	firstSeen map[int]time.Time // links to other namespaces that belong to no pod yet
-	missing   map[string]bool   // sources, as was last logged
+	said      map[string]source
 }
 
 func newKeeper(f *Finder) *keeper {
-	return &keeper{Finder: f, firstSeen: make(map[int]time.Time), missing: make(map[string]bool)}
+	return &keeper{Finder: f, firstSeen: make(map[int]time.Time), said: make(map[string]source)}
 }
 
 func (k *keeper) run(ctx context.Context) error {
@@ -134,16 +134,21 @@ func (k *keeper) list(ctx context.Context) ([]sandbox, bool) {
 	return list, true
 }
 
-// say logs when a source is missing or lost, and when it is there, again or for
-// the first time. That /proc and links are there goes without saying.
-func (k *keeper) say(name, what, cost string, err error) {
-	missing, said := k.missing[name]
-	if err != nil {
-		if !missing {
-			k.log.Info("workload source is missing", "from", name, "cost", cost, "err", err)
-		}
-	} else if missing || !said && what != "" {
-		k.log.Info("workload source is there", "from", name, "is", what)
+// source is what was last logged of a source.
+type source struct {
+	missing bool
+	is      string
+}
+
+// say logs when a source is missing or lost, and when it is there again or is
+// another one. That /proc and the links are there goes without saying.
+func (k *keeper) say(name, is, cost string, err error) {
+	last, now := k.said[name], source{missing: err != nil, is: is}
+	k.said[name] = now
+	switch {
+	case now.missing && !last.missing:
+		k.log.Info("workload source is missing", "from", name, "cost", cost, "err", err)
+	case !now.missing && now != last:
+		k.log.Info("workload source is there", "from", name, "is", is)
 	}
-	k.missing[name] = err != nil
 }

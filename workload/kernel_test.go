@@ -253,7 +253,7 @@ func TestLinkComesFirst(t *testing.T) {
 	c.set(fakePod{id: "a", name: "client", addrs: []string{pod.Addr4.String()}, containers: []string{"app"}, created: time.Now()})
 	began := time.Now()
 	until(t, "the pod", func() bool { return f.Alive(Workload{Namespace: "ci", Pod: "client"}) })
-	if d := time.Since(began); d > 2*time.Second {
+	if d := time.Since(began); d > 3*time.Second {
 		t.Errorf("known after %v", d)
 	}
 }

@@ -34,7 +34,7 @@ func compareConntrack(ctx context.Context, t *traffic) (comparison, error) {
 		observers: []observer{
 			{"`conntrack -E -p udp`", []string{"conntrack", "-E", "-p", "udp"}, listens, lost, false},
 			{"the same, 8 MiB buffer", []string{"conntrack", "-E", "-p", "udp", "-b", strconv.Itoa(8 << 20)}, listens, lost, false},
-			{"nodestead", []string{agent, "watch", "--http.watch", "127.0.0.1:9853"}, listens, lost, false},
+			{"nodestead", []string{agent, "watch", "--http.watch", metricsAddress}, listens, lost, false},
 		},
 		loads: []load{
 			{"2,000 lookups/s", "lookup", t.lookups(2000)},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,13 +10,18 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nodestead/nodestead/internal/lab"
 	"github.com/nodestead/nodestead/lookup"
 )
 
-// compareDNS compares taps of DNS packets on all links. The tap is this program
-// itself, with the sensor in it and nothing else.
-func compareDNS(_ context.Context, t *traffic) (comparison, error) {
+// compareDNS compares taps of DNS packets on all links. The sensor alone is this
+// program itself, with nobody who listens to it.
+func compareDNS(ctx context.Context, t *traffic) (comparison, error) {
 	self, err := os.Executable()
+	if err != nil {
+		return comparison{}, err
+	}
+	agent, err := buildAgent(ctx, t.lab)
 	if err != nil {
 		return comparison{}, err
 	}
@@ -23,7 +29,8 @@ func compareDNS(_ context.Context, t *traffic) (comparison, error) {
 		about: "Watching DNS; a lookup is a pair of A and AAAA, lost are packets.",
 		observers: []observer{
 			{"`tcpdump -i any -w /dev/null`", []string{"tcpdump", "-Z", "root", "-i", "any", "-w", "/dev/null", "udp", "port", "53"}, taps, droppedByKernel, true},
-			{"nodestead's sensor", []string{self, tapCommand}, taps, droppedByKernel, true},
+			{"nodestead's sensor alone", []string{self, tapCommand}, taps, droppedByKernel, true},
+			{"nodestead", []string{agent, "watch", "--http.watch", metricsAddress}, taps, lostByMetric(t.lab.Node()), false},
 		},
 		loads: []load{
 			{"2,000 lookups/s", "lookup", t.lookups(2000)},
@@ -57,6 +64,29 @@ func droppedByKernel(_ int, said string) (float64, error) {
 		}
 	}
 	return 0, errors.New("it did not say how much was dropped")
+}
+
+// metricsAddress is where the agent serves its metrics, in the node's namespace.
+const metricsAddress = "127.0.0.1:9853"
+
+// lostByMetric asks the agent how many packets it lost.
+func lostByMetric(node *lab.Namespace) func(int, string) (float64, error) {
+	return func(int, string) (float64, error) {
+		client := node.HTTPClient()
+		defer client.CloseIdleConnections()
+		r, err := client.Get("http://" + metricsAddress + "/metrics")
+		if err != nil {
+			return 0, err
+		}
+		defer r.Body.Close()
+		lines := bufio.NewScanner(r.Body)
+		for lines.Scan() {
+			if n, ok := strings.CutPrefix(lines.Text(), `nodestead_sensor_lost_total{sensor="lookup"} `); ok {
+				return strconv.ParseFloat(n, 64)
+			}
+		}
+		return 0, errors.Join(errors.New("the agent has no metric of lost packets"), lines.Err())
+	}
 }
 
 // tapCommand is this program's argument to be a tap.

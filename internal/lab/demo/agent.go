@@ -32,7 +32,11 @@ type agent struct {
 	lines []string // of its log
 }
 
-// startAgent runs the agent on the node and waits until it reads.
+// knowsPods is what the agent logs once it can tell whose an address is.
+const knowsPods = `msg="workload source is there" from="container runtime"`
+
+// startAgent runs the agent on the node and waits until it reads, and knows the
+// pods.
 func startAgent(ctx context.Context, node *lab.Namespace, path, hostRoot string) (*agent, error) {
 	a := &agent{
 		cmd:   exec.CommandContext(ctx, path, "watch", "--http.watch", agentAddress, "--log.level", "debug", "--host_root", hostRoot),
@@ -57,13 +61,17 @@ func startAgent(ctx context.Context, node *lab.Namespace, path, hostRoot string)
 	}()
 	err = a.until(ctx, func() error {
 		resp, err := a.http.Get("http://" + agentAddress + "/readyz")
-		if err == nil && resp.StatusCode != http.StatusOK {
-			err = errors.New(resp.Status)
-		}
 		if err != nil {
 			return err
 		}
-		return resp.Body.Close()
+		err = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			err = errors.New(resp.Status)
+		}
+		if err == nil && !slices.ContainsFunc(a.logged(0), line{knowsPods}.is) {
+			err = errors.New("it does not know the pods")
+		}
+		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.kill())

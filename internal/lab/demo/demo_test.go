@@ -22,7 +22,10 @@ func TestDemo(t *testing.T) {
 	if err := run(t.Context(), &out, []string{agent}); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	for _, want := range []string{"dns lookup lost", "conntrack dropped packets", "dns queries collided", "exit code 0", "All 5 scenes"} {
+	for _, want := range []string{
+		"cause=orphaned_answer", "cause=collision_dropped", "cause=family_mismatch", "cause=search_stopped", "cause=slow_answer", "cause=server_silent",
+		"advice=random_backends", "advice=search_amplification", "reason=notrack", "exit code 0", "All 8 scenes",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in what it prints:\n%s", want, out.String())
 		}
@@ -35,7 +38,7 @@ func TestDemoNeedsAnAgentThatSees(t *testing.T) {
 	// On this port there is no DNS, so it sees nothing.
 	t.Setenv("NODESTEAD_NAMES_PORTS", "5353")
 	err := run(t.Context(), &out, []string{agent})
-	if err == nil || !strings.Contains(err.Error(), "scene 3") {
+	if err == nil || !strings.Contains(err.Error(), "scene 1 was not seen") {
 		t.Errorf("the demo with an agent that watches another port: %v\n%s", err, out.String())
 	}
 }

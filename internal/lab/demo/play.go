@@ -89,17 +89,22 @@ func (s *stage) make(c scene) (err error) {
 	}
 	err = group.Wait()
 	for _, f := range felt {
-		fmt.Fprintf(s.out, "  the pod    │ %s\n", f)
+		if f != "" { // it could ask
+			fmt.Fprintf(s.out, "  the pod    │ %s\n", f)
+		}
 	}
 	if err == nil && h != nil && h.Full() == 0 {
 		err = fmt.Errorf("no %d packets were there together", c.hold)
+	}
+	if err == nil && c.check != nil {
+		err = c.check(s)
 	}
 	return err
 }
 
 // ask has a pod look a name up, and says what it felt.
 func (s *stage) ask(ctx context.Context, a ask) (felt string, err error) {
-	answers, err := s.pods[a.pod].Resolve(ctx, "", lab.MuslStatic, a.times(), a.name)
+	answers, err := s.pods[a.pod].Resolve(ctx, "", lab.MuslStatic, max(1, a.count), a.names...)
 	if err != nil {
 		return "", err
 	}
@@ -112,24 +117,27 @@ func (s *stage) ask(ctx context.Context, a ask) (felt string, err error) {
 			result = "could not resolve host (" + v.Err + ")"
 		}
 	}
-	felt = fmt.Sprintf("%s: getaddrinfo(%q)", a.pod, a.name)
-	if n := a.times(); n > 1 {
-		felt += fmt.Sprintf(" × %d: %s, the slowest took %.3f s", n, result, slowest.Seconds())
-	} else {
-		felt += fmt.Sprintf(": %s, after %.3f s", result, slowest.Seconds())
+	felt = fmt.Sprintf("%s: getaddrinfo of %s", a.pod, strings.Join(a.names, " and "))
+	if a.count > 1 {
+		felt += fmt.Sprintf(" × %d", a.count)
 	}
+	took := "it took"
+	if a.times() > 1 {
+		took = "the slowest took"
+	}
+	felt += fmt.Sprintf(": %s, %s %.3f s", result, took, slowest.Seconds())
 	want := 0
 	if a.fails {
 		want = a.times()
 	}
-	if failed != want || slowest < a.atLeast || a.below > 0 && slowest >= a.below {
+	if len(answers) != a.times() || failed != want || slowest < a.atLeast || a.below > 0 && slowest >= a.below {
 		err = errors.New(felt)
 	}
 	return felt, err
 }
 
-// times is how often the name is looked up.
-func (a ask) times() int { return max(1, a.count) }
+// times is how often a name is looked up.
+func (a ask) times() int { return len(a.names) * max(1, a.count) }
 
 // lookups is how many the agent must count.
 func (c scene) lookups() float64 {

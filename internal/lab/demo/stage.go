@@ -36,7 +36,6 @@ var (
 	kubeDNS   = netip.MustParseAddr("10.96.0.10")
 	firstDNS  = netip.MustParseAddr("10.96.0.20")
 	otherDNS  = netip.MustParseAddr("10.96.0.21") // translated to the same backends
-	nodeLocal = netip.MustParseAddr("169.254.20.10")
 
 	clusterSearch = []string{"ci.svc.cluster.local", "svc.cluster.local", "cluster.local"}
 	fiveDots      = []string{"ndots:5"}
@@ -48,7 +47,7 @@ var podConfigs = []lab.CRIPodConfig{
 	{Name: second, Nameservers: []netip.Addr{kubeDNS}},
 	{Name: twoNameservers, Nameservers: []netip.Addr{firstDNS, otherDNS}},
 	{Name: searching, Nameservers: []netip.Addr{kubeDNS}, Search: append(clusterSearch[:3:3], "office.test"), Options: fiveDots},
-	{Name: stopping, Nameservers: []netip.Addr{kubeDNS}, Search: []string{"ci.svc.cluster.local", "wildcard.test"}, Options: fiveDots},
+	{Name: stopping, Nameservers: []netip.Addr{kubeDNS}, Search: append(clusterSearch[:3:3], "wildcard.test"), Options: fiveDots},
 	{Name: cached, Nameservers: []netip.Addr{nodeLocal}},
 }
 
@@ -131,35 +130,6 @@ func (s *stage) build() error {
 	fmt.Fprintf(s.out, "\nA node in a box: systemd, containerd, and the pods %s in the namespace ci, with musl.\nService %s → CoreDNS %s and %s, upstream %s.\n",
 		strings.Join(names, ", "), kubeDNS, backends[0], backends[1], s.upstream.Addr4)
 	return nil
-}
-
-// addNodeLocal makes what NodeLocal DNSCache makes on a node: its link with its
-// address, its rules, and the cache, which is CoreDNS.
-func (s *stage) addNodeLocal() error {
-	local := nodeLocal.String()
-	commands := [][]string{
-		{"ip", "link", "add", "nodelocaldns", "type", "veth", "peer", "name", "nodelocalpeer"},
-		{"ip", "address", "add", local + "/32", "dev", "nodelocaldns"},
-		{"ip", "link", "set", "nodelocaldns", "up"},
-	}
-	for _, protocol := range []string{"udp", "tcp"} {
-		for _, rule := range [][]string{
-			{"PREROUTING", "--destination", local, "--protocol", protocol, "--dport", "53"},
-			{"OUTPUT", "--destination", local, "--protocol", protocol, "--dport", "53"},
-			{"OUTPUT", "--source", local, "--protocol", protocol, "--sport", "53"},
-		} {
-			commands = append(commands, append(append([]string{"iptables", "--wait", "--table", "raw", "--append"}, rule...), "--jump", "NOTRACK"))
-		}
-	}
-	for _, command := range commands {
-		if _, err := s.box.Run(s.ctx, command...); err != nil {
-			return err
-		}
-	}
-	// In the node's network, with the one address.
-	node := lab.Pod{Namespace: s.Node(), Addr4: nodeLocal, Addr6: nodeLocal}
-	_, err := node.RunCoreDNS(fmt.Sprintf(". {\n bind {addr4}\n cache\n forward . %s\n}\n", s.upstream.Addr4))
-	return err
 }
 
 // stopAgent stops the agent, and shows how.
