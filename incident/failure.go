@@ -20,7 +20,7 @@ func failed(o lookup.Outcome) bool {
 
 // judgeFailure finds why an answer did not help.
 func judgeFailure(l lookup.Lookup, w workload.Workload) (verdict, bool) {
-	musl := l.Resolver == lookup.Musl || l.Resolver == lookup.Other && w.Libc == "musl"
+	musl := l.Resolver == lookup.Musl
 	switch {
 	case l.Truncated && !l.TCP:
 		return verdict{

@@ -27,6 +27,7 @@ type Surroundings struct {
 // Judge explains a lookup: the incident of its timeout, that of its failure,
 // both, or none for a lookup that was neither lost nor failed.
 func Judge(l lookup.Lookup, w workload.Workload, s Surroundings) []Incident {
+	l.Resolver = resolver(l.Resolver, w)
 	var all []Incident
 	if l.TimedOut {
 		all = append(all, l2i(l, w, judgeTimeout(l, s)))
@@ -35,6 +36,17 @@ func Judge(l lookup.Lookup, w workload.Workload, s Surroundings) []Incident {
 		all = append(all, l2i(l, w, v))
 	}
 	return all
+}
+
+// resolver is the library that asked: what its packets told, or, where the
+// process was found, the libc that it maps.
+func resolver(told lookup.Resolver, w workload.Workload) lookup.Resolver {
+	switch libc := lookup.Resolver(w.Libc); libc {
+	case lookup.Musl, lookup.Glibc:
+		return libc
+	default:
+		return told
+	}
 }
 
 // verdict is a cause with its evidence.

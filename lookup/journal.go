@@ -4,6 +4,7 @@ const (
 	journalSize  = 128 << 10 // records
 	journalChunk = 4096
 	journalHeads = 16 << 10
+	outOfOrder   = 10e6 // nanoseconds by which packets of several links may be
 	maxLook      = 4096 // records that one look back visits at most
 )
 
@@ -57,6 +58,14 @@ func (j *journal) add(id uint16, at int64, r record) {
 // at gives a record's time.
 func (j *journal) at(r *record) int64 { return j.base + (int64(r.high)<<32|int64(r.low))*1000 }
 
+// latest is the time of the newest record.
+func (j *journal) latest() int64 {
+	if j.count == 0 {
+		return 0
+	}
+	return j.at(j.get(j.count))
+}
+
 // reaches says whether nothing after a time was overwritten.
 func (j *journal) reaches(since int64) bool {
 	return !j.filled || j.at(j.get(j.count+1)) <= since
@@ -72,7 +81,7 @@ func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32,
 			break // overwritten
 		}
 		r := j.get(n)
-		if j.at(r) < since-1000 {
+		if j.at(r) < since-outOfOrder {
 			break
 		}
 		if steps == maxLook {

@@ -108,6 +108,9 @@ func (t *tracker) end(i uint32, e *entry, at int64, r result) {
 	if e.search != 0 || r != resultNoError {
 		t.searched(c, e)
 	}
+	if e.trouble != 0 {
+		t.gather(e) // before it is overwritten
+	}
 	if t.samples > 0 {
 		t.samples--
 		t.sample(e)
@@ -148,6 +151,10 @@ func (t *tracker) visit(i uint32) {
 		t.store.remove(i)
 		return
 	}
+	if e.trouble != 0 {
+		t.gather(e)
+		ready = min(ready, t.now+second)
+	}
 	t.wheel.put(&t.store, i, max(ready, t.now+wheelStep))
 }
 
@@ -176,12 +183,7 @@ func (t *tracker) wait(i uint32, e *entry) (due int64) {
 		t.abandon(i, e)
 		return 0
 	}
-	if e.trouble != 0 && t.troubles[e.trouble].lookedAsked != e.asked {
-		if due = e.time(e.asked) + patience; t.now < due {
-			return min(due, end)
-		}
-		t.gather(e)
-	}
+	t.gather(e)
 	return min(end, t.now+second)
 }
 

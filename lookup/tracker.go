@@ -529,6 +529,7 @@ func (t *tracker) answer(p *packet, q *question, on, of int) {
 	}
 	e.result, e.ended = r, e.heard
 	e.flags |= failing
+	t.gather(e)
 	t.worry(c, main, e)
 }
 

@@ -401,3 +401,38 @@ func TestLongNames(t *testing.T) {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 }
+
+// TestBusyJournal: a lookup's evidence is kept before others overwrite it.
+func TestBusyJournal(t *testing.T) {
+	a, aaaa := pairOf("git.example.de.", 1, 40000)
+	w := newWire(t, trackerConfig{})
+	m, err := ask{name: "x.de.", qtype: dns.TypeA, id: 9}.message().Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The journal reaches back two seconds.
+	step := 2 * time.Second / journalSize
+	noise := packet{link: uplinkLink, egress: true, src: endpointOf(upstreamNS), dst: endpointOf(backendA), message: m}
+	at := time.Duration(0)
+	busy := func(until time.Duration) {
+		for ; at < until; at += step {
+			if at > w.clock.Sub(w.start)+100*ms {
+				w.until(at - 100*ms)
+			}
+			noise.at = w.start.Add(at).UnixNano()
+			w.packet(&noise)
+		}
+	}
+	w.sends(0, a)
+	w.sends(ms, aaaa)
+	w.answers(5*ms, a, wholeAnswer)
+	w.enters(6*ms, aaaa, aaaa.reply(wholeAnswer))
+	busy(2500 * ms)
+	w.sends(2500*ms, aaaa)
+	w.answers(2506*ms, aaaa, wholeAnswer)
+	busy(6 * time.Second)
+	want := []string{"AAAA git.example.de. musl noerror timed_out slow 1ms+2.505s x2 asked=2 left=2 entered=2 noerror@2.506s pair=A:noerror:5ms"}
+	if diff := cmp.Diff(want, w.lookups()); diff != "" {
+		t.Errorf("lookups (-want +got):\n%s", diff)
+	}
+}

@@ -155,7 +155,7 @@ func TestLookups(t *testing.T) {
 				w.answers(5010*ms, next, wholeAnswer)
 				w.enters(5020*ms, a, a.reply(wholeAnswer))
 			},
-			want: []string{"A git.example.de. other noerror timed_out slow 0s+5.01s x2 asked=2 left=2 entered=1 noerror@5.01s"},
+			want: []string{"A git.example.de. other noerror timed_out slow 0s+5.01s x2 asked=2 left=2 entered=2 noerror@5.01s"},
 		},
 		{
 			name: "Go asks again from another socket with another id",

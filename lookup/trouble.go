@@ -15,9 +15,11 @@ const maxTroubles = 4096
 type trouble struct {
 	asked, left, entered, unreachable []Sight
 	answers                           []Answer
-	seen                              uint32 // the newest record of the journal that was looked at
-	looked                            bool
-	lookedAsked                       uint32 // the attempt that was looked after
+
+	// The journal was looked through to its record number seen, which is of the
+	// time until.
+	seen  uint32
+	until int64
 }
 
 // evidence gives a lookup's trouble, and begins it; nil when there are too many.
@@ -115,21 +117,18 @@ func (t *tracker) look(e *entry, since int64, after uint32) (found []passed, com
 }
 
 // gather looks back for where a lookup's packets passed since it was last done.
+// That is often enough for the journal to reach back that far.
 func (t *tracker) gather(e *entry) {
 	tr := t.evidence(e)
 	if tr == nil {
 		return
 	}
-	since := e.start
-	if tr.looked {
-		// What is older was looked at.
-		since = e.time(tr.lookedAsked)
-	}
+	since := max(e.start, tr.until)
 	found, complete := t.look(e, since, tr.seen)
 	if !complete {
 		e.flags |= uncertain
 	}
-	tr.seen, tr.looked, tr.lookedAsked = t.journal.count, true, e.asked
+	tr.seen, tr.until = t.journal.count, t.journal.latest()
 	for _, p := range found {
 		server, peer := t.server(p.server), netip.AddrPort{}
 		if p.peer != 0 && t.peers.peers[p.peer].used != 0 {

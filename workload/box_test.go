@@ -107,15 +107,13 @@ func TestBoxPods(t *testing.T) {
 
 			p := runPod(t, b, lab.CRIPodConfig{Namespace: "ci", Name: "one", Nameservers: []netip.Addr{s.Addr4}, Search: search})
 			began := time.Now()
-			want := Workload{Namespace: "ci", Pod: "one", UID: p.UID, Container: "app"}
+			want := Workload{
+				Namespace: "ci", Pod: "one", UID: p.UID, Container: "app", Nameservers: []netip.Addr{s.Addr4}, Search: search,
+			}
 			until(t, "the pod", func() bool {
 				return cmp.Equal(want, lookAt(f, p.LinkIndex, p.Addr4, time.Now()), equateAddr) && f.linksOf("one") != nil
 			})
-			took := time.Since(began)
-			t.Logf("known with its container %v after it ran", took)
-			if took > 3*time.Second {
-				t.Errorf("the pod was known after %v", took)
-			}
+			t.Logf("known with its container %v after it ran", time.Since(began))
 			if diff := cmp.Diff([]int{p.LinkIndex}, f.linksOf("one")); diff != "" {
 				t.Errorf("links (-want +got)\n%s", diff)
 			}

@@ -120,8 +120,8 @@ func (r *criRuntime) sandbox(ctx context.Context, p *cri.PodSandbox) (sandbox, e
 		namespace: p.Metadata.GetNamespace(), name: p.Metadata.GetName(), uid: p.Metadata.GetUid(),
 		host:    st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE,
 		created: time.Unix(0, p.CreatedAt),
-		pid:     pidOf(answer.Info["info"]),
 	}
+	s.read(answer.Info["info"])
 	if ip, err := netip.ParseAddr(st.GetNetwork().GetIp()); err == nil {
 		s.addrs = append(s.addrs, ip.Unmap())
 	}
@@ -133,15 +133,28 @@ func (r *criRuntime) sandbox(ctx context.Context, p *cri.PodSandbox) (sandbox, e
 	return s, nil
 }
 
-// pidOf reads the pid from what containerd and CRI-O add to a verbose status.
-func pidOf(info string) int {
+// read reads what containerd and CRI-O add to a verbose status: the pid, and
+// containerd the pod's DNS settings as well.
+func (s *sandbox) read(info string) {
 	var v struct {
-		Pid int `json:"pid"`
+		Pid    int `json:"pid"`
+		Config struct {
+			DNS struct {
+				Servers  []string `json:"servers"`
+				Searches []string `json:"searches"`
+			} `json:"dns_config"`
+		} `json:"config"`
 	}
-	if json.Unmarshal([]byte(info), &v) != nil || v.Pid < 0 {
-		return 0
+	if json.Unmarshal([]byte(info), &v) != nil {
+		return
 	}
-	return v.Pid
+	s.pid = max(v.Pid, 0)
+	s.search = v.Config.DNS.Searches
+	for _, text := range v.Config.DNS.Servers {
+		if a, err := netip.ParseAddr(text); err == nil {
+			s.nameservers = append(s.nameservers, a)
+		}
+	}
 }
 
 func (r *criRuntime) watch(ctx context.Context, changed func()) error {

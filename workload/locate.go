@@ -196,7 +196,10 @@ func (f *Finder) name(ctx context.Context, a answer, p process, link int, client
 		}
 	}
 	w.Host = p.netns == f.netns
-	w.Process, w.Libc, w.Nameservers, w.Search = p.Process, p.Libc, p.Nameservers, p.Search
+	w.Process, w.Libc = p.Process, p.Libc
+	if p.Nameservers != nil || p.Search != nil { // as the container has them now
+		w.Nameservers, w.Search = p.Nameservers, p.Search
+	}
 	if w.Host {
 		sandbox = a.sandbox // At finds the node, not the pod
 	}

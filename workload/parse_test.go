@@ -126,17 +126,21 @@ func TestUDPInodes(t *testing.T) {
 	}
 }
 
-func TestPidOf(t *testing.T) {
-	for info, want := range map[string]int{
-		`{"pid":1234,"processStatus":"running"}`: 1234,
-		`{"image":"pause","pid":7}`:              7,
-		`{"pid":-1}`:                             0,
-		`{"pid":"x"}`:                            0,
-		`nonsense`:                               0,
-		``:                                       0,
+func TestReadInfo(t *testing.T) {
+	dns := sandbox{pid: 7, nameservers: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::a")}, search: []string{"ci.svc", "svc"}}
+	for info, want := range map[string]sandbox{
+		`{"pid":1234,"processStatus":"running"}`: {pid: 1234},
+		`{"image":"pause","pid":7}`:              {pid: 7},
+		`{"pid":-1}`:                             {},
+		`{"pid":"x"}`:                            {},
+		`nonsense`:                               {},
+		``:                                       {},
+		`{"pid":7,"config":{"dns_config":{"servers":["10.96.0.10","x","fd00::a"],"searches":["ci.svc","svc"],"options":["ndots:5"]}}}`: dns,
 	} {
-		if got := pidOf(info); got != want {
-			t.Errorf("%s: %d, want %d", info, got, want)
+		var got sandbox
+		got.read(info)
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(sandbox{}, container{}), equateAddr); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", info, diff)
 		}
 	}
 }
@@ -160,7 +164,8 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%v with rank %d", inodes, fit)
 		}
 		_ = libcOf(strings.NewReader(s))
-		if pidOf(s) < 0 {
+		var b sandbox
+		if b.read(s); b.pid < 0 {
 			t.Error("a negative pid")
 		}
 	})

@@ -24,6 +24,9 @@ type sandbox struct {
 	pid                  int  // of a process in its network namespace; 0 unknown
 	created              time.Time
 	containers           []container
+
+	nameservers []netip.Addr // of its resolv.conf, where the runtime tells
+	search      []string
 }
 
 type container struct{ id, name string }
@@ -38,7 +41,7 @@ type pod struct {
 
 // workload is what is true of any socket of the pod.
 func (p *pod) workload() Workload {
-	w := Workload{Namespace: p.namespace, Pod: p.name, UID: p.uid, Host: p.host}
+	w := Workload{Namespace: p.namespace, Pod: p.name, UID: p.uid, Host: p.host, Nameservers: p.nameservers, Search: p.search}
 	if len(p.containers) > 0 && !slices.ContainsFunc(p.containers, func(c container) bool { return c.name != p.containers[0].name }) {
 		w.Container = p.containers[0].name
 	}

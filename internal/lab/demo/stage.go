@@ -33,9 +33,9 @@ const (
 )
 
 var (
-	kubeDNS   = netip.MustParseAddr("10.96.0.10")
-	firstDNS  = netip.MustParseAddr("10.96.0.20")
-	otherDNS  = netip.MustParseAddr("10.96.0.21") // translated to the same backends
+	kubeDNS  = netip.MustParseAddr("10.96.0.10")
+	firstDNS = netip.MustParseAddr("10.96.0.20")
+	otherDNS = netip.MustParseAddr("10.96.0.21") // translated to the same backends
 
 	clusterSearch = []string{"ci.svc.cluster.local", "svc.cluster.local", "cluster.local"}
 	fiveDots      = []string{"ndots:5"}
