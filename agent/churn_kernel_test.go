@@ -173,7 +173,8 @@ func TestChurn(t *testing.T) {
 	const (
 		pods     = 200
 		parallel = 8
-		good     = 3 // calls of each
+		good     = 3        // calls of each
+		most     = 32 << 10 // bytes that may stay of each
 	)
 	a := newBoxAgent(t, lab.BoxConfig{})
 	service, servers := a.service("10.96.0.10", lab.Random, 2,
@@ -258,7 +259,13 @@ func TestChurn(t *testing.T) {
 		return err
 	})
 	counters, _ := seam.counters()
-	t.Logf("%d goroutines, %d descriptors; heap %d KiB, %d KiB before; %+v", goroutines, open, heap()>>10, memory>>10, counters)
+	grown := heap() - memory
+	t.Logf("%d goroutines, %d descriptors; the heap has grown by %d KiB from %d KiB; %+v", goroutines, open, grown>>10, memory>>10, counters)
+	// Each pod has two incidents in the history, their lines in the test's log,
+	// a series, and two minutes in the finder's memory.
+	if grown > pods*most {
+		t.Errorf("%d bytes stay of each pod, want %d at most", grown/pods, most)
+	}
 	if counters.Remembered > pods+parallel {
 		t.Errorf("%d pods are remembered", counters.Remembered)
 	}

@@ -139,7 +139,7 @@ func TestHistory(t *testing.T) {
 	for i := range historyLength + 10 {
 		in := incident.Incident{
 			Time: now.Add(time.Duration(i-historyLength-9) * time.Second), Cause: incident.SlowAnswer, Evidence: "seen", Remedy: "do",
-			Workload: workload.Workload{Namespace: "ci", Pod: "a"}, Client: original.Source, Waited: 1500 * time.Millisecond,
+			Workload: workload.Workload{Namespace: "ci", Pod: "a"}, Client: original.Source, Waited: 1500 * time.Millisecond, WaitedExact: true,
 		}
 		if i%2 == 0 {
 			in.Cause, in.Workload.Pod, in.Workload.Namespace = incident.Truncated, "b", "prod"

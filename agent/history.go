@@ -58,6 +58,7 @@ type incidentJSON struct {
 	Pod        string    `json:"pod,omitempty"`
 	Container  string    `json:"container,omitempty"`
 	Process    string    `json:"process,omitempty"`
+	Host       bool      `json:"host,omitempty"`
 	Resolver   string    `json:"resolver,omitempty"`
 	Name       string    `json:"name,omitempty"`
 	QType      string    `json:"qtype,omitempty"`
@@ -78,12 +79,16 @@ func toJSON(in incident.Incident) incidentJSON {
 		return a.String()
 	}
 	w := in.Workload
-	return incidentJSON{
-		Time: in.Time, Cause: string(in.Cause), Namespace: w.Namespace, Pod: w.Pod, Container: w.Container, Process: w.Process,
+	answer := incidentJSON{
+		Time: in.Time, Cause: string(in.Cause), Namespace: w.Namespace, Pod: w.Pod, Container: w.Container, Process: w.Process, Host: w.Host,
 		Resolver: string(in.Resolver), Name: in.Name, QType: in.Type,
 		Client: text(in.Client), Nameserver: text(in.Nameserver), Backend: text(in.Backend),
-		Attempts: in.Attempts, Waited: in.Waited.Seconds(), Evidence: in.Evidence, Remedy: in.Remedy,
+		Attempts: in.Attempts, Evidence: in.Evidence, Remedy: in.Remedy,
 	}
+	if in.WaitedExact {
+		answer.Waited = in.Waited.Seconds()
+	}
+	return answer
 }
 
 // ServeHTTP answers GET /api/v1/incidents with {"incidents": […]}, newest first.

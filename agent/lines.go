@@ -46,6 +46,9 @@ func (a *attrs) workload(w workload.Workload) {
 	a.text("pod", w.Pod)
 	a.text("container", w.Container)
 	a.text("process", w.Process)
+	if w.Host {
+		a.add("host", true)
+	}
 }
 
 func (r *reporter) logIncident(in incident.Incident) {
@@ -61,7 +64,7 @@ func (r *reporter) logIncident(in incident.Incident) {
 	if in.Attempts > 0 {
 		a.add("attempts", in.Attempts)
 	}
-	// A lower bound is no time that the client waited; the evidence has it.
+	// A lower bound is no time that the client waited.
 	if in.WaitedExact {
 		a.add("waited", in.Waited.Round(time.Millisecond))
 	}

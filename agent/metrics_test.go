@@ -162,34 +162,51 @@ func TestDurations(t *testing.T) {
 func TestSeriesOfPodsThatAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, m := newTestMetrics(newFakeSensor())
-		zero := testutil.CollectAndCount(m.timeouts)
+		series := func() int {
+			n := 0
+			for _, v := range []prometheus.Collector{m.timeouts, m.failures, m.collisions} {
+				n += testutil.CollectAndCount(v)
+			}
+			return n
+		}
+		zero := series()
 		w := workload.Workload{Namespace: "ci", Pod: "runner"}
-		lost := func() { m.incident(incident.Incident{Cause: incident.Unknown, Workload: w, Count: 1}) }
+		lost := func(w workload.Workload) {
+			m.incident(incident.Incident{Cause: incident.Unknown, Workload: w, Count: 1})
+			m.incident(incident.Incident{Cause: incident.ServerFailure, Workload: w, Count: 1})
+			m.collision(w, lookup.Musl, kept)
+		}
 		alive := false
 		check := func(after time.Duration, want int) {
 			t.Helper()
 			pass(after)
 			m.expire(time.Now(), func(workload.Workload) bool { return alive })
-			if n := testutil.CollectAndCount(m.timeouts) - zero; n != want {
-				t.Errorf("%d series of the pod, want %d", n, want)
+			if n := series() - zero; n != want {
+				t.Errorf("%d series of pods, want %d", n, want)
 			}
 		}
-		lost()
-		check(time.Hour, 1)
+		lost(w)
+		check(time.Hour, 3)
 		m.left(w)
-		check(5*time.Minute, 1)
+		check(5*time.Minute, 3)
 		check(time.Second, 0)
 
 		// Another pod of that name has come.
-		lost()
+		lost(w)
 		m.left(w)
 		alive = true
-		check(time.Minute, 1)
+		check(time.Minute, 3)
 		alive = false
-		check(time.Hour, 1)
+		check(time.Hour, 3)
 		if len(m.gone) != 0 {
 			t.Error("it waits for a pod that is there")
 		}
+
+		// One of that name in another namespace, and one of another name, stay.
+		lost(workload.Workload{Namespace: "web", Pod: "runner"})
+		lost(workload.Workload{Namespace: "ci", Pod: "helper"})
+		m.left(w)
+		check(keepSeries+time.Second, 6)
 	})
 }
 

@@ -54,7 +54,9 @@ func (a *boxAgent) serveOnNode(addr string) {
 		if err := server.Shutdown(); err != nil {
 			a.t.Error(err)
 		}
-		<-ended
+		if err := <-ended; err != nil {
+			a.t.Error(err)
+		}
 	})
 }
 
@@ -132,6 +134,10 @@ func TestNotTracked(t *testing.T) {
 	quick := a.runPod(lab.CRIPodConfig{Namespace: "healthy", Name: "quick", Nameservers: []netip.Addr{service}})
 	var wg sync.WaitGroup
 	wg.Go(func() { a.load(quick, "app", lab.Go, 500, 1, "warm.test.") })
+	// What a pod uses is told better once it has asked some times.
+	for _, s := range scenes {
+		a.load(s.pod, "build", s.resolver, 50, 1, "warm.test.")
+	}
 	matrix := map[incident.Cause]map[string]int{}
 	a.playAll(scenes, matrix)
 	wg.Wait()

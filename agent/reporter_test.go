@@ -79,10 +79,10 @@ func TestReportLookup(t *testing.T) {
 		r.take(in)
 		r.expect(`level=WARN msg="dns lookup lost" cause=orphaned_answer namespace=ci pod=runner-x7-project-42 container=helper resolver=musl ` +
 			`name=git.example.de. qtype=AAAA client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 attempts=2 waited=2.5s count=1 evidence=seen remedy=do`)
-		in.Cause = incident.ServerFailure
+		in.Cause, in.WaitedExact, in.Workload.Host = incident.ServerFailure, false, true
 		r.take(in)
-		r.expect(`level=WARN msg="dns lookup failed" cause=server_failure namespace=ci pod=runner-x7-project-42 container=helper resolver=musl ` +
-			`name=git.example.de. qtype=AAAA client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 attempts=2 waited=2.5s count=1 evidence=seen remedy=do`)
+		r.expect(`level=WARN msg="dns lookup failed" cause=server_failure namespace=ci pod=runner-x7-project-42 container=helper host=true resolver=musl ` +
+			`name=git.example.de. qtype=AAAA client=10.244.1.2:41000 nameserver=10.96.0.10:53 backend=10.244.3.2:53 attempts=2 count=1 evidence=seen remedy=do`)
 	})
 }
 

@@ -61,7 +61,7 @@ func newProbe(cfg Config, log *slog.Logger) (prober, error) {
 			return nil, errors.Join(errors.New("names.probe: no nameservers of pods were found: set names.probe.nameservers"), err)
 		}
 	}
-	log.Info("probe is on", "names", c.Names.String(), "nameservers", servers, "source", source)
+	log.Info("probe is on", "names", c.Names.String(), "nameservers", servers, "from", source)
 	p, err := probe.New(probe.Config{Names: names, Nameservers: servers, Interval: time.Duration(c.Interval)})
 	if err != nil {
 		return nil, err

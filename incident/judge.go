@@ -62,7 +62,8 @@ func l2i(l lookup.Lookup, w workload.Workload, v verdict) Incident {
 	in := Incident{
 		Time: l.Start, Cause: v.cause, Client: l.Client.Addr, Workload: w, Resolver: l.Resolver,
 		Name: l.Name, Type: l.Type.String(), Nameserver: l.Nameserver, Attempts: l.Attempts,
-		Waited: waited(l), WaitedExact: true, Count: 1, Evidence: v.evidence, Remedy: v.remedy,
+		// After an answer that did not help, some resolvers go on by themselves.
+		Waited: waited(l), WaitedExact: v.cause.Timeout(), Count: 1, Evidence: v.evidence, Remedy: v.remedy,
 	}
 	if v.backend != l.Nameserver {
 		in.Backend = v.backend
@@ -173,17 +174,18 @@ func (p path) orphaned(l lookup.Lookup, s Surroundings) (verdict, bool) {
 
 // refused: an ICMP error says that the server cannot be reached.
 func (p path) refused(l lookup.Lookup) (verdict, bool) {
-	for _, u := range l.Unreachable {
-		backend := u.To
-		if !backend.IsValid() {
-			backend = u.From
-		}
-		return verdict{
-			cause: StaleBackend, remedy: staleRemedy, backend: backend,
-			evidence: join(fmt.Sprintf("%v answered that %v is unreachable (ICMP)", u.From.Addr(), backend), p.again(l)),
-		}, true
+	if len(l.Unreachable) == 0 {
+		return verdict{}, false
 	}
-	return verdict{}, false
+	u := l.Unreachable[0]
+	backend := u.To
+	if !backend.IsValid() {
+		backend = u.From
+	}
+	return verdict{
+		cause: StaleBackend, remedy: staleRemedy, backend: backend,
+		evidence: join(fmt.Sprintf("%v answered that %v is unreachable (ICMP)", u.From.Addr(), backend), p.again(l)),
+	}, true
 }
 
 // slow: an acceptable answer came, but after the client had asked again or
@@ -196,9 +198,17 @@ func (p path) slow(l lookup.Lookup) (verdict, bool) {
 		return verdict{}, false // the first question, or its answer, was lost
 	}
 	first := p.delivered[0]
-	came := fmt.Sprintf("the answer of %v came %s after the question", first.From, p.after(first.At))
+	what := "answer"
+	if failed(first.Outcome) {
+		what = "answer " + word(first.Outcome)
+	}
+	came := fmt.Sprintf("the %s of %v came %s after the question", what, first.From, p.after(first.At))
+	remedy := slowRemedy
+	if failed(first.Outcome) {
+		remedy = failureRemedy
+	}
 	if !p.retry {
-		return verdict{cause: SlowAnswer, remedy: slowRemedy, backend: p.backend(), evidence: join(came, "the client had given up")}, true
+		return verdict{cause: SlowAnswer, remedy: remedy, backend: p.backend(), evidence: join(came, "the client had given up")}, true
 	}
 	// With the first question lost and the second one answered at once, there
 	// is one answer, and it is soon after the retry. A slow server answers both.
@@ -211,7 +221,7 @@ func (p path) slow(l lookup.Lookup) (verdict, bool) {
 		seen = "and another for the second question"
 	}
 	return verdict{
-		cause: SlowAnswer, remedy: slowRemedy, backend: p.backend(),
+		cause: SlowAnswer, remedy: remedy, backend: p.backend(),
 		evidence: fmt.Sprintf("%s, %s; the client had asked again after %s", came, seen, p.after(p.until)),
 	}, true
 }

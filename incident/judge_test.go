@@ -231,6 +231,15 @@ func TestJudgeTimeout(t *testing.T) {
 			evidence: "the answer of 10.96.0.10:53 came 6s after the question, and another for the second question; the client had asked again after 2.5s",
 		},
 		{
+			name: "NodeLocal failed, late",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.LocalNameserver, l.Answers = true, answers(nameserver, 6000)
+				l.Answers[0].Outcome = lookup.ServFail
+			}),
+			want:     SlowAnswer,
+			evidence: "the answer SERVFAIL of 10.96.0.10:53 came 6s after the question, and no other; the client had asked again after 2.5s",
+		},
+		{
 			name:   "NodeLocal is silent",
 			lookup: musl(func(l *lookup.Lookup) { l.LocalNameserver = true }), want: ServerSilent,
 			evidence: "10.96.0.10:53 is an address of this node, and gave no answer; the client asked again after 2.5s and gave up",
