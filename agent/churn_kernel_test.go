@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -142,6 +143,13 @@ func (c *churnRim) counters() (workload.Counters, uint64) {
 	return c.finder.(*workload.Finder).Counters(), c.lookups.Counters().Pending
 }
 
+// alive asks the finder for a pod.
+func (c *churnRim) alive(w workload.Workload) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.finder.Alive(w)
+}
+
 // unnoticed are those of the pods whose end was not said once.
 func (c *churnRim) unnoticed(pods map[string]int) (all []string) {
 	c.mu.Lock()
@@ -192,7 +200,14 @@ func TestChurn(t *testing.T) {
 		}
 		a.load(p, "app", lab.MuslStatic, good, 1, "warm.test.")
 		a.load(p, "app", lab.Glibc, 1, 0, "fails.test.")
-		return p.Stop(t.Context())
+		// The kubelet itself looks once a second whether a pod has ended.
+		err = lab.Until(t.Context(), 3*time.Second, func() error {
+			if !seam.alive(workload.Workload{Namespace: "ci", Pod: name}) {
+				return fmt.Errorf("%s is not known", name)
+			}
+			return nil
+		})
+		return errors.Join(err, p.Stop(t.Context()))
 	}
 	// What is made once for all is there after the first pods.
 	var first errgroup.Group

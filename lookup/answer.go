@@ -25,7 +25,9 @@ func (t *tracker) answer(p *packet, q *question, on, of int) {
 	e := t.store.at(main)
 	r := q.outcome(p.message)
 	position := -1
-	if server := t.servers.find(p.src); server != 0 || e.servers[0] == 0 {
+	if first := e.servers[0]; first != 0 && t.servers.peers[first].endpoint == p.src {
+		position = 0
+	} else if server := t.servers.find(p.src); server != 0 || first == 0 {
 		position = e.asks(server)
 	}
 	tooLate := p.at-e.start > clientLimit && !e.is(over) && t.resolverOf(e) == muslCode
@@ -50,6 +52,7 @@ func (t *tracker) answer(p *packet, q *question, on, of int) {
 	}
 	if r.final() {
 		t.end(main, e, p.at, r)
+		t.quick(main, e)
 		return
 	}
 	e.result, e.ended = r, e.heard
@@ -69,7 +72,7 @@ func (t *tracker) worry(c *asker, i uint32, e *entry) {
 // connect takes the first packet of a TCP connection to a DNS port.
 func (t *tracker) connect(p *packet, n int) {
 	if p.egress {
-		if !t.isLocal(0, p.src.addr) {
+		if !t.local.has(p.src.addr) {
 			return
 		}
 		n = 0
@@ -99,7 +102,7 @@ func (t *tracker) unreachable(p *packet, n int) {
 	} else if len(p.message) >= 2 {
 		// The question was cut off; its client is known if it was not translated.
 		of := n
-		if _, ok := t.local[p.src.addr]; ok {
+		if t.local.has(p.src.addr) {
 			of = 0
 		}
 		id := uint16(p.message[0])<<8 | uint16(p.message[1])

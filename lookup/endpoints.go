@@ -2,11 +2,10 @@ package lookup
 
 const maxEndpoints = 4096
 
-// peer is an address, or a server with its port, that was seen.
+// peer is a server that was seen.
 type peer struct {
 	endpoint
-	local bool  // an address of this node
-	used  int64 // when it was last seen
+	used int64 // when it was last seen
 
 	answered, asked int64 // see Backend
 	unanswered      uint64

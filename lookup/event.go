@@ -127,7 +127,8 @@ type Lookup struct {
 // carries at most: the first ones.
 const MaxSights = 16
 
-// Sight is a packet at one link of the node.
+// Sight is a packet at one link of the node. Beyond the client's own link the
+// client's side is left out when the node had changed it (masquerade).
 type Sight struct {
 	At       time.Time
 	LinkName string

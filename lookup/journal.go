@@ -16,7 +16,7 @@ type record struct {
 	high            uint16
 	place           uint16
 	server          uint16 // who is asked, or answers
-	peer, port      uint16 // the other side
+	port            uint16 // of the other side
 	rcode           uint8
 	out             bool // the node sent it: a question on its way, else an answer
 }

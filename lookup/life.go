@@ -208,7 +208,6 @@ func (t *tracker) jump(now int64) {
 func (t *tracker) sweep(now int64) {
 	t.askers.forget(&t.places, now-clientIdle)
 	t.servers.forget(now - endpointIdle)
-	t.peers.forget(now - endpointIdle)
 	t.searches = 0
 	for _, c := range t.askers.all {
 		if c != nil {

@@ -48,14 +48,15 @@ func (t *tracker) question(p *packet, q *question, on, of int) {
 	e.start, e.key, e.hash, e.nameHash = p.at, key, q.hash, q.nameHash
 	e.servers[0], e.round, e.attempts = server, 1, 1
 	e.client, e.place, e.port, e.id, e.ident, e.qtype = c.number, uint16(on), p.src.port, q.id, p.ipID, q.qtype
-	e.sign, e.result = sign, resultNone
+	e.sign, e.result, e.serial = sign, resultNone, uint32(t.begun)
 	if of == 0 {
-		e.flags = fromHost
+		e.flags |= fromHost
 	}
 	home.live++
 	c.live++
 	t.open++
 	t.store.index(i)
+	t.wheel.add(&t.store, i)
 	t.recent[q.hash%recentSize] = i
 	t.pairUp(c, i, e)
 	if len(c.search) > 0 {

@@ -2,14 +2,12 @@ package lookup
 
 import "slices"
 
-// room makes an entry for a lookup of a link's client, and puts it on the
-// wheel. When there is none left, one of the link that holds the most has to
+// room makes an entry for a lookup of a link's client. When there is none left, one of the link that holds the most has to
 // go, so that a flood throws away its own. It gives 0 when there is no room.
 func (t *tracker) room(name []byte) uint32 {
 	full := t.store.full()
 	if !full {
 		if i := t.store.add(name); i != 0 {
-			t.wheel.put(&t.store, i, t.latest()+firstVisit)
 			return i
 		}
 		// There is no room for long names: one that has such a name has to go.
@@ -41,15 +39,15 @@ func (t *tracker) room(name []byte) uint32 {
 		if t.store.reuse(i, name) {
 			return i
 		}
-		t.store.at(i).flags = done
-		t.store.at(i).client = 0
+		e.flags |= done
+		e.client = 0
+		if !e.is(slotted) {
+			t.store.remove(i)
+		}
 		return 0
 	}
 	return 0
 }
-
-// latest is a time that no packet to come is much older than.
-func (t *tracker) latest() int64 { return t.now + behindTime }
 
 // throw drops a pending lookup.
 func (t *tracker) throw(i uint32, e *entry) {

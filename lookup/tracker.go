@@ -55,8 +55,7 @@ type tracker struct {
 	places  places
 	askers  askers
 	servers endpoints // whom clients ask, and what that was translated to
-	peers   endpoints // who asks, as seen beyond the clients' links
-	local   map[addr]struct{}
+	local   local
 	store   store
 	wheel   wheel
 	journal journal
@@ -105,7 +104,7 @@ func newTracker(cfg trackerConfig, emit func(Event)) *tracker {
 	seed := rand.Uint64() // so that nobody can choose what collides
 	return &tracker{
 		cfg: cfg, emit: emit, seed: seed,
-		places: newPlaces(), askers: newAskers(seed), servers: newEndpoints(seed), peers: newEndpoints(seed),
+		places: newPlaces(), askers: newAskers(seed), servers: newEndpoints(seed),
 		store: newStore(cfg.pending), journal: newJournal(),
 		recent: make([]uint32, recentSize), siblings: make([]sibling, siblingSize),
 		troubles: make([]*trouble, 1), found: make([]passed, 0, 4*MaxSights),
@@ -113,12 +112,9 @@ func newTracker(cfg trackerConfig, emit func(Event)) *tracker {
 }
 
 // links takes a new picture of the node's links and of its own addresses.
-func (t *tracker) links(links []link, local map[addr]struct{}) {
+func (t *tracker) links(links []link, addrs map[addr]struct{}) {
 	t.places.update(links, t.now)
-	t.local = local
-	for i := range t.peers.peers {
-		_, t.peers.peers[i].local = local[t.peers.peers[i].addr]
-	}
+	t.local = newLocal(addrs)
 }
 
 // lost notes that packets were lost between two times.
@@ -179,8 +175,7 @@ func (t *tracker) packet(p *packet) {
 			t.question(p, &q, n, n)
 		}
 	case !answer:
-		peer := t.peer(p.src.addr, p.at)
-		if t.isLocal(peer, p.src.addr) && !t.forwarded(p, &q) {
+		if t.local.has(p.src.addr) && !t.forwarded(p, &q) {
 			t.question(p, &q, n, 0)
 		}
 		server, _ := t.servers.take(p.dst, p.at)
@@ -189,7 +184,7 @@ func (t *tracker) packet(p *packet) {
 		if s.asked == 0 {
 			s.asked = p.at
 		}
-		t.journal.add(q.id, p.at, record{hash: q.hash, place: uint16(n), server: server, peer: peer, port: p.src.port, out: true})
+		t.journal.add(q.id, p.at, record{hash: q.hash, place: uint16(n), server: server, port: p.src.port, out: true})
 	case p.egress:
 		if where == client {
 			t.answer(p, &q, n, n)
@@ -197,33 +192,15 @@ func (t *tracker) packet(p *packet) {
 	case where == loopback:
 		t.answer(p, &q, n, 0)
 	default:
-		peer := t.peer(p.dst.addr, p.at)
 		server, _ := t.servers.take(p.src, p.at)
 		s := &t.servers.peers[server]
 		s.answered, s.asked, s.unanswered = p.at, 0, 0
 		if q.counted {
-			t.journal.add(q.id, p.at, record{hash: q.hash, place: uint16(n), server: server, peer: peer, port: p.dst.port,
+			t.journal.add(q.id, p.at, record{hash: q.hash, place: uint16(n), server: server, port: p.dst.port,
 				rcode: uint8(q.flags & rcodeMask)})
 		}
-		if t.isLocal(peer, p.dst.addr) {
+		if t.local.has(p.dst.addr) {
 			t.answer(p, &q, n, 0)
 		}
 	}
-}
-
-// peer gives an address its number.
-func (t *tracker) peer(a addr, at int64) uint16 {
-	n, fresh := t.peers.take(endpoint{addr: a}, at)
-	if fresh {
-		_, t.peers.peers[n].local = t.local[a]
-	}
-	return n
-}
-
-func (t *tracker) isLocal(peer uint16, a addr) bool {
-	if peer != 0 {
-		return t.peers.peers[peer].local
-	}
-	_, ok := t.local[a]
-	return ok
 }

@@ -300,6 +300,11 @@ func (w *wire) consistent() {
 
 // each visits every entry, by way of the wheel, which holds all of them.
 func (t *tracker) each(visit func(uint32, *entry)) {
+	for _, f := range t.wheel.fresh[t.wheel.head:] {
+		if f.valid(&t.store) {
+			visit(f.entry, t.store.at(f.entry))
+		}
+	}
 	for _, i := range t.wheel.slots {
 		for ; i != 0; i = t.store.at(i).later {
 			visit(i, t.store.at(i))

@@ -131,8 +131,8 @@ func (t *tracker) gather(e *entry) {
 	tr.seen, tr.until = t.journal.count, t.journal.latest()
 	for _, p := range found {
 		server, peer := t.server(p.server), netip.AddrPort{}
-		if p.peer != 0 && t.peers.peers[p.peer].used != 0 {
-			peer = netip.AddrPortFrom(t.peers.peers[p.peer].addr.netip(), p.port)
+		if p.mine { // else it was masqueraded
+			peer = t.source(t.askers.all[e.client], e)
 		}
 		if p.out {
 			add(&tr.left, t.sight(p.at, int(p.place), peer, server))
