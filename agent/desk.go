@@ -148,12 +148,12 @@ func (d *desk) event(e lookup.Event) {
 // known tells whether it is known whose the totals are. The first ones of a new
 // pod come before the container runtime shows it.
 func (d *desk) known(t lookup.Totals) bool {
-	_, ok := d.finder.At(t.Client.Link, t.Client.Addr, t.At)
+	_, ok := d.finder.At(t.Client.Link, t.Client.Addr, t.Seen)
 	return ok || t.Client.Host
 }
 
 func (d *desk) total(t lookup.Totals) {
-	w := d.who(t.Client, t.At)
+	w := d.who(t.Client, t.Seen)
 	d.metrics.totals(t, w)
 	if a, ok := incident.FromTotals(t, w); ok {
 		d.reporter.take(a)

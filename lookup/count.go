@@ -124,7 +124,7 @@ func (t *tracker) sum(now int64) {
 		c.dirty = false
 		for r, sum := range c.totals {
 			if sum != nil && sum.dirty {
-				t.emit(sum.report(t.client(c, nil), resolverCode(r).resolver(), now))
+				t.emit(sum.report(t.client(c, nil), resolverCode(r).resolver(), now, c.used))
 			}
 		}
 	}

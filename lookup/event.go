@@ -180,7 +180,9 @@ type Stalled struct {
 type Totals struct {
 	Client   Client
 	Resolver Resolver
-	At       time.Time
+	// At is when they were summed up, Seen when the client last asked: by then
+	// its address may be another's.
+	At, Seen time.Time
 	Lookups  []Count
 	// Durations are those of the lookups that had an acceptable answer.
 	Durations       Durations

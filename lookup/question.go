@@ -73,6 +73,7 @@ func (t *tracker) known(i uint32, p *packet, q *question, server uint16) bool {
 		switch {
 		case t.store.at(i).hash != q.hash:
 		case !m.is(over):
+			t.muslRetry(m, p.at)
 			t.again(m, p, server)
 			t.recent[q.hash%recentSize] = main
 			return true
@@ -133,6 +134,19 @@ func (t *tracker) again(e *entry, p *packet, server uint16) {
 	e.asked, e.round = at, 0
 	if position = e.ask(server); position >= 0 {
 		e.round = 1 << position
+	}
+}
+
+// muslRetry notes that a question comes again when only musl asks again: half of
+// its five seconds after the first (res_msend.c). The others wait whole seconds.
+func (t *tracker) muslRetry(e *entry, at int64) {
+	if late := at - e.start; late < 2450*millisecond || late > 2650*millisecond || e.attempts != 1 || e.sign != plain {
+		return
+	}
+	for _, half := range []*entry{e, t.partner(e)} {
+		if half != nil && half.resolver != otherCode && half.port == e.port {
+			half.resolver = muslCode
+		}
 	}
 }
 
@@ -198,6 +212,26 @@ func (t *tracker) leaveAlias(e *entry, i uint32) {
 // home is the link that a lookup's client belongs to.
 func (t *tracker) home(e *entry) *place { return &t.places.all[t.askers.all[e.client].place] }
 
+// sibling remembers an entry by a hash, and gives the one that had it before.
+// Clients that ask at the same time must not push each other out: a hash's place
+// has room for several.
+func (t *tracker) sibling(h uint64, i uint32) (before uint32) {
+	tag := uint32(h >> 32)
+	const ways = 4
+	bucket := (*[ways]sibling)(t.siblings[h%(siblingSize/ways)*ways:])
+	n := 0
+	for ; n < ways-1 && bucket[n].tag != tag; n++ {
+	}
+	if bucket[n].tag == tag {
+		before = bucket[n].entry
+	}
+	for ; n > 0; n-- {
+		bucket[n] = bucket[n-1]
+	}
+	bucket[0] = sibling{tag, i}
+	return before
+}
+
 // pairUp finds the other half of a resolver's call.
 func (t *tracker) pairUp(c *asker, i uint32, e *entry) {
 	lasting := c.history.lasting(e.port, e.nameHash)
@@ -212,11 +246,8 @@ func (t *tracker) pairUp(c *asker, i uint32, e *entry) {
 		h |= uint64(e.port) << 48
 	}
 	h = mix(t.seed, h)
-	slot := &t.siblings[h%siblingSize]
-	j, tag := slot.entry, uint32(h>>32)
-	matches := j != 0 && j != i && slot.tag == tag
-	*slot = sibling{tag, i}
-	if !matches {
+	j := t.sibling(h, i)
+	if j == 0 || j == i {
 		return
 	}
 	f := t.store.at(j)

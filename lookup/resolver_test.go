@@ -136,3 +136,22 @@ func TestResolverOfLoneQuestions(t *testing.T) {
 		}
 	}
 }
+
+// TestMuslRetry: a call whose ids were far apart, because its thread was
+// interrupted between them, is musl's all the same when it asks again as musl.
+func TestMuslRetry(t *testing.T) {
+	for after, want := range map[time.Duration]Resolver{2503 * time.Millisecond: Musl, 5003 * time.Millisecond: Glibc} {
+		w := newWire(t, trackerConfig{})
+		a, aaaa := pairOf("git.example.de.", 1, 40000)
+		aaaa.id = 30000
+		w.sends(0, a)
+		w.sends(20*time.Microsecond, aaaa)
+		w.answers(time.Millisecond, a, dns.RcodeSuccess)
+		w.sends(after, aaaa)
+		w.until(30 * time.Second)
+		l := reported[Lookup](w)[0]
+		if l.Resolver != want || l.Type != AAAA {
+			t.Errorf("asked again after %v: %s of %s, want %s", after, l.Type, l.Resolver, want)
+		}
+	}
+}

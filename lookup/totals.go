@@ -76,9 +76,9 @@ func (t *totals) count(qtype uint16, r result) {
 }
 
 // report gives the counts and starts over.
-func (t *totals) report(client Client, r Resolver, now int64) Totals {
+func (t *totals) report(client Client, r Resolver, now, seen int64) Totals {
 	out := Totals{
-		Client: client, Resolver: r, At: time.Unix(0, now).UTC(), Durations: t.durations, Retransmissions: t.retransmissions,
+		Client: client, Resolver: r, At: when(now), Seen: when(seen), Durations: t.durations, Retransmissions: t.retransmissions,
 		Wasted: t.wasted, Name: t.worstName, NameWasted: t.worst,
 	}
 	for i, c := range t.cells {

@@ -115,7 +115,7 @@ func TestLookups(t *testing.T) {
 				w.answers(2510*ms, second, wholeAnswer)
 				w.answers(2511*ms, a, wholeAnswer)
 			},
-			want: []string{"A git.example.de. other noerror timed_out slow 0s+2.51s x2 asked=4 left=4 entered=2 noerror@2.51s noerror@2.511s"},
+			want: []string{"A git.example.de. musl noerror timed_out slow 0s+2.51s x2 asked=4 left=4 entered=2 noerror@2.51s noerror@2.511s"},
 		},
 		{
 			name: "SERVFAIL, and musl's resends",
