@@ -110,7 +110,7 @@ func judgeTimeout(l lookup.Lookup, s Surroundings) verdict {
 	case l.LocalNameserver:
 		return verdict{
 			cause: ServerSilent, remedy: localRemedy,
-			evidence: join(fmt.Sprintf("%v is an address of this node, and gave no answer", l.Nameserver), p.again(l)),
+			evidence: join(fmt.Sprintf("%v is served on this node itself, and gave no answer", l.Nameserver), p.again(l)),
 		}
 	case len(p.left) == 0:
 		return p.stayed(l, s)

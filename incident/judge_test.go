@@ -242,7 +242,7 @@ func TestJudgeTimeout(t *testing.T) {
 		{
 			name:   "NodeLocal is silent",
 			lookup: musl(func(l *lookup.Lookup) { l.LocalNameserver = true }), want: ServerSilent,
-			evidence: "10.96.0.10:53 is an address of this node, and gave no answer; the client asked again after 2.5s and gave up",
+			evidence: "10.96.0.10:53 is served on this node itself, and gave no answer; the client asked again after 2.5s and gave up",
 		},
 		{
 			name:   "NodeLocal is slow",

@@ -7,6 +7,8 @@ type peer struct {
 	endpoint
 	used int64 // when it was last seen
 
+	inside bool // it answers, and the questions do not leave the node
+
 	answered, asked int64 // see Backend
 	unanswered      uint64
 	backends        [8]backend // servers that this nameserver was translated to

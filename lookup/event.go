@@ -70,7 +70,7 @@ type Lookup struct {
 	Client Client
 	// Nameserver is the address that the first question went to, as the client
 	// sent it. LocalNameserver: it is an address of this node (NodeLocal
-	// DNSCache).
+	// DNSCache), or is translated to one: healthy questions do not leave.
 	Nameserver      netip.AddrPort
 	LocalNameserver bool
 	// Name is in presentation form, with a dot at its end; Type is its type.

@@ -27,7 +27,7 @@ func (t *tracker) lookup(c *asker, e *entry) Lookup {
 		Backends:  t.backends(e.servers[0], t.now),
 		Uncertain: e.is(uncertain) || t.touched(e.start, max(e.time(e.ended), e.time(e.heard))),
 	}
-	l.LocalNameserver = t.local.has(addrOf(l.Nameserver.Addr()))
+	l.LocalNameserver = t.local.has(addrOf(l.Nameserver.Addr())) || t.servers.peers[e.servers[0]].inside
 	if e.trouble != 0 {
 		tr := t.troubles[e.trouble]
 		l.Asked, l.Left, l.Entered, l.Answers, l.Unreachable = tr.asked, tr.left, tr.entered, tr.answers, tr.unreachable

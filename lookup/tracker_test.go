@@ -259,6 +259,19 @@ func TestLookups(t *testing.T) {
 			want: []string{"A git.example.de. other noerror timed_out slow host 0s+5.01s x2 asked=2 left=2 entered=1 noerror@5.01s"},
 		},
 		{
+			name: "a server in the node's own network: no question leaves, and one is not answered",
+			script: func(w *wire) {
+				w.until(ms) // samples are taken from now on
+				for n := range uint16(3) {
+					q := ask{name: "git.example.de.", qtype: dns.TypeA, id: n, port: 41000 + n}
+					w.asks(time.Duration(n+1)*100*ms, q)
+					w.gets(time.Duration(n+1)*100*ms+5*ms, q, q.withDefaults().reply(wholeAnswer))
+				}
+				w.asks(time.Second, ask{name: "git.example.de.", qtype: dns.TypeA, id: 9, port: 42000})
+			},
+			want: []string{"A git.example.de. other timeout timed_out local_nameserver 1s+5s x1 asked=1 left=0 entered=0"},
+		},
+		{
 			name: "the node asks itself: lo is seen once",
 			script: func(w *wire) {
 				q := ask{name: "git.example.de.", qtype: dns.TypeA, id: 5, port: 40000}.withDefaults()
@@ -270,7 +283,7 @@ func TestLookups(t *testing.T) {
 					w.pass(1200*ms, loLink, egress, local, q.clientOf(), 0, q.reply(wholeAnswer))
 				}
 			},
-			want: []string{"A git.example.de. other noerror slow host 0s+1.2s x1 asked=1 left=0 entered=0 noerror@1.2s"},
+			want: []string{"A git.example.de. other noerror slow local_nameserver host 0s+1.2s x1 asked=1 left=0 entered=0 noerror@1.2s"},
 		},
 		{
 			name: "a pod's question, masqueraded",

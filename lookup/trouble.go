@@ -158,13 +158,19 @@ func (t *tracker) learn(e *entry, server uint16, at int64) {
 	t.servers.peers[e.servers[0]].behind(server, at)
 }
 
-// sample learns the servers behind a healthy lookup's nameserver.
+// sample learns the servers behind a healthy lookup's nameserver, or that there
+// are none beyond the node.
 func (t *tracker) sample(e *entry) {
-	found, _ := t.look(e, e.start, 0)
+	found, complete := t.look(e, e.start, 0)
+	left := false
 	for _, p := range found {
 		if p.out {
 			t.learn(e, p.server, p.at)
+			left = true
 		}
+	}
+	if s := e.servers[0]; s != 0 && e.servers[1] == 0 && (left || complete) && e.result != resultTimeout {
+		t.servers.peers[s].inside = !left
 	}
 }
 
