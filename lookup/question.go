@@ -140,7 +140,8 @@ func (t *tracker) again(e *entry, p *packet, server uint16) {
 // muslRetry notes that a question comes again when only musl asks again: half of
 // its five seconds after the first (res_msend.c). The others wait whole seconds.
 func (t *tracker) muslRetry(e *entry, at int64) {
-	if late := at - e.start; late < 2450*millisecond || late > 2650*millisecond || e.attempts != 1 || e.sign != plain {
+	late := at - e.start
+	if late < 2450*millisecond || late > 2650*millisecond || at-e.time(e.asked) < askedAgain || e.sign != plain {
 		return
 	}
 	for _, half := range []*entry{e, t.partner(e)} {
