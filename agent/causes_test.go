@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -68,6 +69,7 @@ func TestCauses(t *testing.T) {
 		lab.Rule{Name: "fails.example.de.", Type: dns.TypeAAAA, Rcode: dns.RcodeServerFailure}, normal)
 	searching, _ := a.service("10.96.0.16", lab.Random, 1, warm,
 		lab.Rule{Name: "*.nodata.test."}, lab.Rule{Name: "*.nx.test.", Rcode: dns.RcodeNameError}, normal)
+	cluster, _ := a.service("10.96.0.18", lab.Random, 1, lab.Rule{Name: "*.cluster.local.", Rcode: dns.RcodeNameError}, normal)
 	cut, _ := a.service("10.96.0.17", lab.Random, 1, warm, lab.Rule{Name: asked, Truncated: true}, normal)
 	twin, twins := a.service("10.96.0.20", lab.Alternate, 2, normal)
 	double := netip.MustParseAddr("10.96.0.21")
@@ -83,6 +85,10 @@ func TestCauses(t *testing.T) {
 	search := a.runPod(lab.CRIPodConfig{
 		Namespace: "ci", Name: "search", Containers: []string{"build"}, Nameservers: []netip.Addr{searching},
 		Search: []string{"a.nx.test", "b.nodata.test"}, Options: []string{"ndots:5"},
+	})
+	wasteful := a.runPod(lab.CRIPodConfig{
+		Namespace: "shop", Name: "wasteful", Containers: []string{"build"}, Nameservers: []netip.Addr{cluster},
+		Search: []string{"shop.svc.cluster.local", "svc.cluster.local", "cluster.local"}, Options: []string{"ndots:5"},
 	})
 	a.start(nil)
 
@@ -195,6 +201,26 @@ func TestCauses(t *testing.T) {
 	a.playAll([]*scene{dropped}, matrix)
 	a.playAll([]*scene{full}, matrix)
 	t.Log("\n" + confusion(matrix))
+
+	// Advice is apart from incidents. Collisions whose answers come in time hurt
+	// nobody.
+	h, err := a.Hold(2, 250*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.ask(orphaned.pod, "build", lab.MuslStatic, 5, 1, "warm.test.")
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.logged("level=INFO", `msg="dns works, and could work better"`, "advice=random_backends", "nameserver=10.96.0.10:53", "remedy=")
+	if n := len(a.ask(wasteful, "build", lab.MuslStatic, made, 1, "git.example.de")); n != made {
+		t.Errorf("%d of %d calls", n, made)
+	}
+	a.metric(`nodestead_dns_search_wasted_total{namespace="shop"}`, strconv.Itoa(6*made))
+	a.logged("level=INFO", "advice=search_amplification", "namespace=shop", "pod=wasteful", "name=git.example.de.", "cost 6 useless questions", "ndots: 1")
+	if all := a.ofPod(wasteful, 0); len(all) != 0 {
+		t.Errorf("advice is an incident as well: %+v", all)
+	}
 }
 
 // drop has the node drop packets that it forwards.
