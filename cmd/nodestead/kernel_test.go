@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -135,5 +137,54 @@ func TestWithoutNetAdmin(t *testing.T) {
 	}
 	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
 		t.Errorf("it was killed by %v", s.Signal())
+	}
+}
+
+// The doctor, as an operator runs it: exit code 0 on a healthy node; 1 and the
+// finding when something is wrong; 2 when it cannot tell.
+func TestDoctor(t *testing.T) {
+	l := lab.ForTest(t)
+	s, err := l.AddServer(lab.Rule{Name: "kubernetes.default.svc.cluster.local.", Addrs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := netip.MustParseAddr("10.96.0.10")
+	if err := l.AddService(service, lab.Random, s.Addr4); err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "var/lib/kubelet"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	kubelet := fmt.Sprintf("clusterDNS: [%v]\nclusterDomain: cluster.local\n", service)
+	if err := os.WriteFile(filepath.Join(root, "var/lib/kubelet/config.yaml"), []byte(kubelet), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	examine := func(code int, with ...string) string {
+		t.Helper()
+		cmd := exec.Command("nodestead", append([]string{"doctor", "--host_root", root}, with...)...)
+		var stdout bytes.Buffer
+		cmd.Stdout = &stdout
+		if err := l.Node().Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != code {
+			t.Errorf("doctor %q ends with %v, want exit code %d:\n%s", with, err, code, stdout.String())
+		}
+		return stdout.String()
+	}
+	if got := examine(0); !strings.Contains(got, "ok       nameservers_answer") {
+		t.Errorf("a healthy node:\n%s", got)
+	}
+	s.SetRules(lab.Rule{Name: "*", Rcode: dns.RcodeServerFailure})
+	if got := examine(1, "-o", "json"); !strings.Contains(got, `"state": "finding"`) {
+		t.Errorf("a nameserver that fails:\n%s", got)
+	}
+	s.SetRules(lab.Rule{Name: "*", Addrs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}})
+	if err := os.Remove(filepath.Join(root, "var/lib/kubelet/config.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if got := examine(2); !strings.Contains(got, "unknown  nameservers_found") {
+		t.Errorf("a node without a kubelet:\n%s", got)
 	}
 }
