@@ -172,7 +172,7 @@ var scenes = []scene{
 		logs: []line{
 			{`level=WARN msg="sensor is blind" sensor=conntrack reason=notrack`, "evidence=", "remedy="},
 			lost(cached, "slow_answer", "name=silent."+zone+" ", "nameserver="+nodeLocal.String()+":53 "),
-			{`level=WARN msg="dns lookup lost" cause=server_silent resolver=`, "name=silent." + zone + " ", "client=172.18.0.2:", "evidence=", "remedy="}, // the cache's own
+			{`level=WARN msg="dns lookup lost" cause=server_silent host=true resolver=`, "name=silent." + zone + " ", "client=172.18.0.2:", "evidence=", "remedy="}, // the cache's own
 		},
 		moved: []string{blind, of(timeouts, cached, "slow_answer"), timeouts + `{cause="server_silent",resolver=`, again},
 		still: []string{kept, orphaned, failures, dropped},
