@@ -188,3 +188,38 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("a node without a kubelet:\n%s", got)
 	}
 }
+
+// The probe, from its flags to its metrics: every nameserver and type has an
+// outcome.
+func TestProbe(t *testing.T) {
+	l := lab.ForTest(t)
+	s, err := l.AddServer(lab.Rule{Name: "git.example.de.", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.7")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := netip.MustParseAddr("10.96.0.10")
+	if err := l.AddService(service, lab.Random, s.Addr4); err != nil {
+		t.Fatal(err)
+	}
+	cmd, stderr := start(t, l.Node(), "nodestead", "watch", "--http.watch=127.0.0.1:9853",
+		"--names.probe.names=git.example.de", "--names.probe.nameservers=10.96.0.10", "--names.probe.interval=1s")
+	for _, outcome := range []string{`outcome="noerror",qtype="A"`, `outcome="nodata",qtype="AAAA"`} {
+		sample := `nodestead_probe_lookups_total{name="git.example.de.",nameserver="10.96.0.10:53",` + outcome + `}`
+		err := lab.Until(t.Context(), 20*time.Second, func() error {
+			v, err := scrape(l, sample)
+			if err == nil && v < 2 {
+				err = fmt.Errorf("%s is %v", sample, v)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), `msg="probe is on" names=git.example.de. nameservers=[10.96.0.10:53]`) {
+		t.Errorf("it ended with %v and said:\n%s", err, stderr)
+	}
+}

@@ -59,8 +59,8 @@ func (l *Lab) boxBase() (string, error) {
 	})
 }
 
-// containerdConfig is the configuration of containerd. On the development
-// machine nobody may lower a process's oom_score_adj, hence the restriction.
+// containerdConfig is the configuration of containerd. Without CAP_SYS_RESOURCE
+// nobody may lower a process's oom_score_adj, hence the restriction.
 const containerdConfig = `version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "` + pauseImage + `"
