@@ -119,6 +119,36 @@ func TestDeskLocates(t *testing.T) {
 	})
 }
 
+// TestDeskBounds: what strangers can make as much of as they like is bounded.
+func TestDeskBounds(t *testing.T) {
+	d, _ := newTestDesk(nil)
+	now := time.Now()
+	for i := range 3 * maxWaiting {
+		addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		d.event(lookup.Totals{Client: lookup.Client{Addr: netip.AddrPortFrom(addr, 0)}, Resolver: lookup.Musl, At: now, Seen: now})
+	}
+	if len(d.waiting) > maxWaiting || len(d.resolvers) > maxResolvers {
+		t.Errorf("%d totals wait, %d resolvers are remembered", len(d.waiting), len(d.resolvers))
+	}
+}
+
+// TestDeskSlow: a slow lookup has a line of its own, unless it is an incident.
+func TestDeskSlow(t *testing.T) {
+	d, _ := newTestDesk(nil)
+	d.reporter.debug = true
+	l := lost(time.Now())
+	l.Slow = true
+	d.event(l)
+	if n := len(d.reporter.queue); n != 1 {
+		t.Errorf("%d lines about an incident, want its own", n)
+	}
+	l.TimedOut, l.Attempts = false, 1
+	d.event(l)
+	if n := len(d.reporter.queue); n != 2 {
+		t.Errorf("%d lines, want one more about a slow lookup", n)
+	}
+}
+
 func TestDeskSlowFlows(t *testing.T) {
 	d, _ := newTestDesk(nil)
 	slow := conntrack.SlowFlow{Original: original, Witness: conntrack.AfterDrop}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"math"
 	"sync"
 
@@ -49,6 +50,13 @@ func (d *durations) add(key durationKey, add lookup.Durations) {
 	for i, n := range add.Native {
 		s.native[i] += uint64(n)
 	}
+}
+
+// forget drops a namespace.
+func (d *durations) forget(namespace string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.all, func(k durationKey, _ *durationSum) bool { return k.namespace == namespace })
 }
 
 // Describe implements prometheus.Collector.

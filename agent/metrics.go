@@ -46,6 +46,7 @@ type metrics struct {
 
 	mu   sync.Mutex
 	gone map[podName]time.Time // when a pod ended whose series are still there
+	used map[string]time.Time  // when a namespace last had a lookup
 }
 
 // podName names a pod in the labels.
@@ -54,6 +55,10 @@ type podName struct{ namespace, pod string }
 // keepSeries is how long the series of a pod stay when it is gone, so that its
 // last failures are scraped.
 const keepSeries = 5 * time.Minute
+
+// keepNamespace is how long those of a namespace stay without a lookup:
+// namespaces come and go as well.
+const keepNamespace = 2 * time.Hour
 
 // newMetrics registers all metrics of the agent, with every known label value
 // at 0.
@@ -96,6 +101,7 @@ func newMetrics(registry *prometheus.Registry, version Version, pods bool, from 
 			NativeHistogramBucketFactor: 1.1,
 		}, []string{"nameserver"}),
 		gone: make(map[podName]time.Time),
+		used: make(map[string]time.Time),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "nodestead_build_info",
@@ -172,6 +178,11 @@ func (m *metrics) blindness(sensor, reason string, blind bool) {
 
 // totals counts the lookups of one client.
 func (m *metrics) totals(t lookup.Totals, w workload.Workload) {
+	if w.Namespace != "" {
+		m.mu.Lock()
+		m.used[w.Namespace] = t.At
+		m.mu.Unlock()
+	}
 	resolver := string(t.Resolver)
 	for _, c := range t.Lookups {
 		m.lookups.WithLabelValues(w.Namespace, resolver, qtype(c.Type), string(c.Outcome)).Add(float64(c.N))
@@ -214,7 +225,8 @@ func (m *metrics) left(w workload.Workload) {
 	}
 }
 
-// expire drops the series of pods that have been gone for a while.
+// expire drops the series of pods that have been gone for a while, and of
+// namespaces that were not used for long.
 func (m *metrics) expire(now time.Time, alive func(workload.Workload) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -228,6 +240,16 @@ func (m *metrics) expire(now time.Time, alive func(workload.Workload) bool) {
 			m.timeouts.DeletePartialMatch(labels)
 			m.failures.DeletePartialMatch(labels)
 			m.collisions.DeletePartialMatch(labels)
+		}
+	}
+	for namespace, at := range m.used {
+		if now.Sub(at) > keepNamespace {
+			delete(m.used, namespace)
+			labels := prometheus.Labels{"namespace": namespace}
+			m.lookups.DeletePartialMatch(labels)
+			m.retransmissions.DeletePartialMatch(labels)
+			m.wasted.DeletePartialMatch(labels)
+			m.durations.forget(namespace)
 		}
 	}
 }

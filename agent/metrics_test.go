@@ -270,6 +270,38 @@ func seed(m *metrics) {
 	m.probe(probe.Result{Nameserver: loser})
 }
 
+// TestSeriesOfNamespacesThatAreGone: a cluster that makes a namespace for each
+// preview must not fill the agent.
+func TestSeriesOfNamespacesThatAreGone(t *testing.T) {
+	_, m := newTestMetrics(newFakeSensor())
+	now := time.Now()
+	series := func() (n int) {
+		for _, c := range []prometheus.Collector{m.lookups, m.retransmissions, m.wasted, m.durations} {
+			n += testutil.CollectAndCount(c)
+		}
+		return n
+	}
+	lookups := func(namespace string, at time.Time) {
+		m.totals(lookup.Totals{
+			At: at, Lookups: []lookup.Count{{Type: lookup.A, Outcome: lookup.NoError, N: 1}}, Durations: lookup.Durations{Count: 1},
+			Retransmissions: 1, Wasted: 1,
+		}, workload.Workload{Namespace: namespace})
+	}
+	for i := range 100 {
+		lookups(fmt.Sprintf("preview-%d", i), now)
+	}
+	lookups("kept", now.Add(time.Hour))
+	lookups("", now)
+	m.expire(now.Add(keepNamespace), func(workload.Workload) bool { return false })
+	if n := series(); n != 4*102 {
+		t.Errorf("%d series, want those of all namespaces", n)
+	}
+	m.expire(now.Add(keepNamespace+time.Second), func(workload.Workload) bool { return false })
+	if n := series(); n != 4*2 || len(m.used) != 1 {
+		t.Errorf("%d series of %d namespaces, want those of one and of none", n, len(m.used))
+	}
+}
+
 // TestMetricsDocumented holds docs/metrics.md: a row for each metric, with its
 // type and labels, and each reason and cause.
 func TestMetricsDocumented(t *testing.T) {

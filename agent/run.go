@@ -219,7 +219,11 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, cfg Config, ver
 		sense("lookup sensor", func() error { return a.lookup.Run(ctx, desk.event) })
 	}
 	group.Go(func() error { return a.finder.Run(ctx) })
-	group.Go(func() error { return desk.run(ctx) })
+	sensors.Add(1) // what is due each second may be to report as well
+	group.Go(func() error {
+		defer sensors.Done()
+		return desk.run(ctx)
+	})
 	group.Go(func() error { return desk.locate(ctx) })
 	if a.probe != nil {
 		group.Go(func() error { return a.probe.Run(ctx, metrics.probe) })

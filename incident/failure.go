@@ -30,8 +30,8 @@ func judgeFailure(l lookup.Lookup, w workload.Workload) (verdict, bool) {
 	case musl && mismatch(l):
 		return verdict{
 			cause: FamilyMismatch, remedy: mismatchRemedy,
-			evidence: fmt.Sprintf("%s for %v%s, while %v had an answer; musl then takes the whole name as not found",
-				word(l.Outcome), l.Type, times(l), l.Pair.Type),
+			evidence: fmt.Sprintf("%s for %v%s, while %v had an answer; musl then %s",
+				word(l.Outcome), l.Type, times(l), l.Pair.Type, muslMakes(l.Outcome)),
 		}, true
 	case musl && !l.SearchWentOn && (l.Outcome == lookup.NoData || failed(l.Outcome)) && inSearch(l, w):
 		if second(l) {
@@ -56,6 +56,15 @@ func judgeFailure(l lookup.Lookup, w workload.Workload) (verdict, bool) {
 // other one has an answer.
 func mismatch(l lookup.Lookup) bool {
 	return l.Pair != nil && l.Pair.Outcome == lookup.NoError && (l.Outcome == lookup.NXDomain || failed(l.Outcome))
+}
+
+// muslMakes is what musl makes of a pair of which one half has this outcome
+// (name_from_dns, lookup_name.c).
+func muslMakes(o lookup.Outcome) string {
+	if o == lookup.NXDomain {
+		return "takes the whole name as not found"
+	}
+	return "fails for the whole name (EAI_AGAIN)"
 }
 
 // second tells whether a lookup is the half of a pair that does not stand for
@@ -90,7 +99,7 @@ func inSearch(l lookup.Lookup, w workload.Workload) bool {
 
 func tried(l lookup.Lookup) string {
 	if len(l.Search) == 0 {
-		return ""
+		return " (a domain of the pod's search list; unless that very name was meant)"
 	}
 	return fmt.Sprintf(" (after %s, which does not exist)", l.Search[len(l.Search)-1].Name)
 }

@@ -29,6 +29,7 @@ type Joiner struct {
 	orphans    map[flow][]stamped[conntrack.Orphan]
 	unanswered map[flow][]stamped[conntrack.Collision]
 	judged     map[flow]time.Time // flows whose lookups were explained
+	told       map[flow]time.Time // flows that were explained by conntrack alone
 	drops      []conntrack.Drop
 	blind      map[conntrack.Reason]string
 	unseen     map[lookup.Reason]bool // why the lookup sensor cannot see
@@ -53,6 +54,7 @@ func NewJoiner(watching bool, who func(lookup.Client, time.Time) workload.Worklo
 		orphans:    map[flow][]stamped[conntrack.Orphan]{},
 		unanswered: map[flow][]stamped[conntrack.Collision]{},
 		judged:     map[flow]time.Time{},
+		told:       map[flow]time.Time{},
 		blind:      map[conntrack.Reason]string{},
 		unseen:     map[lookup.Reason]bool{},
 	}
@@ -63,8 +65,10 @@ func (j *Joiner) Finding(now time.Time, finding conntrack.Finding) {
 	switch f := finding.(type) {
 	case conntrack.Orphan:
 		key := flow{f.Original.Source, f.Original.Destination}
-		if !j.sees(f.Time) {
-			j.alone(FromOrphan(f), key)
+		if who := j.who(lookup.Client{Addr: key.client}, f.Time); !j.sees(f.Time) || who.Host {
+			// The node's own packets are seen behind the translation, where the
+			// answer looks right.
+			j.alone(FromOrphan(f), key, now)
 		} else {
 			keep(j.orphans, key, stamped[conntrack.Orphan]{now, f})
 		}
@@ -74,7 +78,7 @@ func (j *Joiner) Finding(now time.Time, finding conntrack.Finding) {
 			return
 		}
 		if !j.sees(f.Time) {
-			j.alone(FromUnanswered(f), key)
+			j.alone(FromUnanswered(f), key, now)
 		} else {
 			keep(j.unanswered, key, stamped[conntrack.Collision]{now, f})
 		}
@@ -103,7 +107,11 @@ func keep[T any](all map[flow][]stamped[T], key flow, s stamped[T]) {
 // Lookup takes a lookup that did not go well.
 func (j *Joiner) Lookup(now time.Time, l lookup.Lookup) {
 	s := Surroundings{Drops: j.drops, Blind: j.blindness()}
+	told := false
 	for _, key := range flows(l) {
+		if at, ok := j.told[key]; ok {
+			told = told || overlaps(l, at)
+		}
 		for _, o := range j.orphans[key] {
 			if overlaps(l, o.value.Time) {
 				s.Orphans = append(s.Orphans, o.value)
@@ -119,7 +127,9 @@ func (j *Joiner) Lookup(now time.Time, l lookup.Lookup) {
 		}
 	}
 	for _, in := range Judge(l, j.who(l.Client, l.Start), s) {
-		j.emit(in)
+		if !told || !in.Cause.Timeout() {
+			j.emit(in)
+		}
 	}
 }
 
@@ -150,22 +160,31 @@ func (j *Joiner) Tick(now time.Time) {
 	for key, all := range j.orphans {
 		if now.Sub(all[len(all)-1].at) > remember {
 			delete(j.orphans, key)
-			if _, ok := j.judged[key]; !ok && j.lost(all[0].value.Time) {
-				j.alone(FromOrphan(all[0].value), key)
+			for _, o := range all {
+				if _, ok := j.judged[key]; !ok && j.lost(o.value.Time) {
+					j.alone(FromOrphan(o.value), key, time.Time{})
+				}
 			}
 		}
 	}
 	for key, all := range j.unanswered {
 		if now.Sub(all[len(all)-1].at) > remember {
 			delete(j.unanswered, key)
-			if _, ok := j.judged[key]; !ok && j.lost(all[0].value.Time) {
-				j.alone(FromUnanswered(all[0].value), key)
+			for _, c := range all {
+				if _, ok := j.judged[key]; !ok && j.lost(c.value.Time) {
+					j.alone(FromUnanswered(c.value), key, time.Time{})
+				}
 			}
 		}
 	}
 	for key, at := range j.judged {
 		if now.Sub(at) > 2*remember {
 			delete(j.judged, key)
+		}
+	}
+	for key, at := range j.told {
+		if now.Sub(at) > 2*remember {
+			delete(j.told, key)
 		}
 	}
 	for len(j.drops) > 0 && now.Sub(j.drops[0].To) > remember {
@@ -176,8 +195,12 @@ func (j *Joiner) Tick(now time.Time) {
 	}
 }
 
-// alone emits what only conntrack saw.
-func (j *Joiner) alone(in Incident, key flow) {
+// alone emits what only conntrack saw. A lookup of the same flow that is reported
+// later is not reported again; now is zero when none can come.
+func (j *Joiner) alone(in Incident, key flow, now time.Time) {
+	if !now.IsZero() && len(j.told) < maxRemembered {
+		j.told[key] = in.Time
+	}
 	in.Workload = j.who(lookup.Client{Addr: key.client}, in.Time)
 	j.emit(in)
 }

@@ -70,6 +70,57 @@ func TestJoinerMindsTheTime(t *testing.T) {
 	expect(t, j.take(), "dropped_on_node pod-10.244.1.2")
 }
 
+// TestJoinerAfterwards: what happened to the flow after the lookup is another's.
+func TestJoinerAfterwards(t *testing.T) {
+	j := newJoined(true)
+	j.Finding(ms(60_000), orphanAt(ms(60_000)))
+	j.Lookup(ms(60_001), musl(func(*lookup.Lookup) {}))
+	expect(t, j.take(), "dropped_on_node pod-10.244.1.2")
+}
+
+// TestJoinerUnanswered: the end of an entry is a second after its question.
+func TestJoinerUnanswered(t *testing.T) {
+	j := newJoined(true)
+	j.Finding(ms(11_000), conntrack.Collision{Time: ms(11_500), Original: tuple, Loser: loser})
+	j.Lookup(ms(11_001), musl(func(l *lookup.Lookup) { l.Left, l.Entered = left(0.1), entered(1500) }))
+	expect(t, j.take(), "orphaned_answer pod-10.244.1.2")
+}
+
+// TestJoinerCountsOnce: what conntrack alone was taken to show, and the lookup
+// that then turns up all the same, are one.
+func TestJoinerCountsOnce(t *testing.T) {
+	j := newJoined(true)
+	j.Seen(lookup.Blindness{Reason: lookup.AnswersUnseen, Blind: true})
+	j.Finding(ms(1501), orphanAt(ms(1500)))
+	expect(t, j.take(), "orphaned_answer pod-10.244.1.2")
+	j.Lookup(ms(4001), musl(func(l *lookup.Lookup) { saved(l, 4000) }))
+	expect(t, j.take())
+	later := musl(func(l *lookup.Lookup) {})
+	later.Start, later.End = ms(60_000), ms(70_000)
+	later.Asked = asked(60_000, 62_500)
+	j.Lookup(ms(70_001), later)
+	expect(t, j.take(), "dropped_on_node pod-10.244.1.2")
+}
+
+// TestJoinerHost: the node's own questions are seen behind the translation.
+func TestJoinerHost(t *testing.T) {
+	j := newJoined(true)
+	j.who = func(lookup.Client, time.Time) workload.Workload { return workload.Workload{Host: true} }
+	j.Finding(ms(1501), orphanAt(ms(1500)))
+	expect(t, j.take(), "orphaned_answer ")
+}
+
+// TestJoinerForgets: a flow that was explained may be used again much later.
+func TestJoinerForgets(t *testing.T) {
+	j := newJoined(true)
+	j.Lookup(ms(10_001), musl(func(*lookup.Lookup) {}))
+	j.take()
+	j.Tick(ms(10_001).Add(3 * remember))
+	if len(j.judged) != 0 {
+		t.Error("it is remembered for ever")
+	}
+}
+
 // TestJoinerWithoutALoss: what conntrack found hurt nobody, as long as the
 // lookups were seen.
 func TestJoinerWithoutALoss(t *testing.T) {

@@ -85,6 +85,10 @@ func waited(l lookup.Lookup) time.Duration {
 // goes before what was not.
 func judgeTimeout(l lookup.Lookup, s Surroundings) verdict {
 	p := follow(l)
+	if went := servers(l.Left); len(went) > 0 {
+		// Both questions of a pair are of one flow: the orphan may be the other's.
+		s.Orphans = slices.DeleteFunc(slices.Clone(s.Orphans), func(o conntrack.Orphan) bool { return !slices.Contains(went, o.Backend) })
+	}
 	if v, ok := p.orphaned(l, s); ok {
 		return v
 	}
@@ -110,7 +114,8 @@ func judgeTimeout(l lookup.Lookup, s Surroundings) verdict {
 	case l.LocalNameserver:
 		return verdict{
 			cause: ServerSilent, remedy: localRemedy,
-			evidence: join(fmt.Sprintf("%v is served on this node itself, and gave no answer", l.Nameserver), p.again(l)),
+			evidence: join(fmt.Sprintf("%v gave no answer; questions to it are not seen leaving the node, so its server is on the node itself, or listens on a port that is not in names.ports",
+				l.Nameserver), p.again(l)),
 		}
 	case len(p.left) == 0:
 		return p.stayed(l, s)
@@ -178,14 +183,15 @@ func (p path) refused(l lookup.Lookup) (verdict, bool) {
 		return verdict{}, false
 	}
 	u := l.Unreachable[0]
-	backend := u.To
-	if !backend.IsValid() {
-		backend = u.From
+	v := verdict{
+		cause: StaleBackend, remedy: staleRemedy, backend: u.To,
+		evidence: join(fmt.Sprintf("%v answered that %v is unreachable (ICMP)", u.From.Addr(), u.To), p.again(l)),
 	}
-	return verdict{
-		cause: StaleBackend, remedy: staleRemedy, backend: backend,
-		evidence: join(fmt.Sprintf("%v answered that %v is unreachable (ICMP)", u.From.Addr(), backend), p.again(l)),
-	}, true
+	if slices.ContainsFunc(l.Asked, func(q lookup.Sight) bool { return q.To == u.To }) {
+		// Not a server behind it, but the address itself: nothing is behind it.
+		v.remedy = noEndpointsRemedy
+	}
+	return v, true
 }
 
 // slow: an acceptable answer came, but after the client had asked again or
@@ -227,18 +233,24 @@ func (p path) slow(l lookup.Lookup) (verdict, bool) {
 }
 
 // answers is how many answers one server gave: several nameservers may have been
-// asked at once.
+// asked at once, and one packet may pass several links (a VLAN and what it is on).
 func (p path) answers(l lookup.Lookup) int {
 	most := 0
-	counts := map[netip.AddrPort]int{}
+	counts, last := map[netip.AddrPort]int{}, map[netip.AddrPort]time.Time{}
+	count := func(from netip.AddrPort, at time.Time) {
+		if at.Sub(last[from]) > onePacket {
+			counts[from]++
+		}
+		last[from] = at
+		most = max(most, counts[from])
+	}
 	for _, e := range l.Entered {
-		counts[e.From]++
-		most = max(most, counts[e.From])
+		count(e.From, e.At)
 	}
 	clear(counts)
+	clear(last)
 	for _, a := range p.delivered {
-		counts[a.From]++
-		most = max(most, counts[a.From])
+		count(a.From, a.At)
 	}
 	return most
 }
@@ -282,6 +294,14 @@ func (p path) stayed(l lookup.Lookup, s Surroundings) verdict {
 			}
 		}
 	}
+	for _, d := range s.Drops {
+		if p.during(d) && d.ChainTooLong > 0 {
+			return verdict{
+				cause: DroppedOnNode, remedy: chainRemedy,
+				evidence: join(never, fmt.Sprintf("at that time conntrack dropped %d packets, because a chain of its hash table was too long (chaintoolong)", d.ChainTooLong), p.again(l)),
+			}
+		}
+	}
 	conntrackSays := "conntrack dropped nothing at that time"
 	if s.Blind != "" {
 		conntrackSays = "conntrack cannot tell: " + s.Blind
@@ -301,40 +321,39 @@ func (p path) unanswered(l lookup.Lookup) verdict {
 	asked := servers(p.left)
 	went := fmt.Sprintf("the question left by %s for %s, and nothing came back", p.left[0].LinkName, list(asked))
 	for _, addr := range asked {
-		if others, ok := stale(l, addr); ok {
+		if others, ok := p.stale(l, addr); ok {
 			return verdict{
 				cause: StaleBackend, remedy: staleRemedy, backend: addr,
-				evidence: join(went, fmt.Sprintf("%v has answered nothing since (%d questions), while %s answered", addr, unansweredBy(l, addr), list(others)), p.again(l)),
+				evidence: join(went, fmt.Sprintf("%v has answered nothing for %v or more (%d questions since), while %s answered", addr, lately, unansweredBy(l, addr), list(others)), p.again(l)),
 			}
 		}
 	}
 	return verdict{cause: ServerSilent, remedy: silentRemedy, backend: asked[0], evidence: join(went, p.again(l))}
 }
 
-// lately is how far before a lookup an answer of a server says that it answers.
+// lately is how long a server must have been silent to be called gone, and how
+// far before a lookup an answer says that a server is there.
 const lately = 10 * time.Second
 
 // stale tells whether a backend answers nothing any more, while others of the
-// same nameserver do: since the question; or, when nothing was asked of them
-// since, shortly before it, when this one was silent already.
-func stale(l lookup.Lookup, addr netip.AddrPort) (others []netip.AddrPort, ok bool) {
-	var silentSince time.Time
-	silent := false
-	for _, b := range l.Backends {
-		if b.Addr == addr {
-			silent, silentSince = b.Answered.Before(l.Start) && b.Unanswered > 1, b.Answered
+// same nameserver do. A server that answered shortly before is silent for this
+// name, or just now; that is another cause.
+func (p path) stale(l lookup.Lookup, addr netip.AddrPort) (others []netip.AddrPort, ok bool) {
+	copies := uint64(0) // of one question: it may pass several links
+	for _, s := range p.left {
+		if s.To == addr {
+			copies++
 		}
 	}
-	if !silent {
-		return nil, false
-	}
 	for _, b := range l.Backends {
-		before := silentSince.Before(l.Start.Add(-lately)) && b.Answered.After(l.Start.Add(-lately)) && b.Unanswered == 0
-		if b.Addr != addr && (b.Answered.After(l.Start) || before) {
+		switch {
+		case b.Addr == addr:
+			ok = b.Answered.Before(l.Start.Add(-lately)) && b.Unanswered > copies
+		case b.Answered.After(l.Start) || b.Answered.After(l.Start.Add(-lately)) && b.Unanswered == 0:
 			others = append(others, b.Addr)
 		}
 	}
-	return others, len(others) > 0
+	return others, ok && len(others) > 0
 }
 
 func unansweredBy(l lookup.Lookup, addr netip.AddrPort) uint64 {

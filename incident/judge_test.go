@@ -57,7 +57,6 @@ func saved(l *lookup.Lookup, at float64) {
 }
 
 func TestJudgeTimeout(t *testing.T) {
-	tuple := conntrack.Tuple{Source: client, Destination: nameserver}
 	full := conntrack.Drop{From: ms(-400), To: ms(600), TableFull: 3, Entries: 100, Limit: 100}
 	clash := conntrack.Drop{From: ms(-400), To: ms(600), Clash: 3}
 	tests := []struct {
@@ -66,6 +65,7 @@ func TestJudgeTimeout(t *testing.T) {
 		around   Surroundings
 		want     Cause
 		backend  netip.AddrPort
+		remedy   string // "" for any
 		evidence string
 	}{
 		{
@@ -137,7 +137,7 @@ func TestJudgeTimeout(t *testing.T) {
 				l.Backends = backends(lookup.Backend{Addr: loser, Answered: ms(-60000), Unanswered: 2}, lookup.Backend{Addr: winner, Answered: ms(1)})
 			}),
 			want: StaleBackend, backend: loser,
-			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; 10.244.3.2:53 has answered nothing since (2 questions), while 10.244.3.3:53 answered; the client asked again after 2.5s and gave up",
+			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; 10.244.3.2:53 has answered nothing for 10s or more (2 questions since), while 10.244.3.3:53 answered; the client asked again after 2.5s and gave up",
 		},
 		{
 			name: "it never answered, another one did shortly before",
@@ -146,7 +146,7 @@ func TestJudgeTimeout(t *testing.T) {
 				l.Backends = backends(lookup.Backend{Addr: loser, Unanswered: 2}, lookup.Backend{Addr: winner, Answered: ms(-5000)})
 			}),
 			want: StaleBackend, backend: loser,
-			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; 10.244.3.2:53 has answered nothing since (2 questions), while 10.244.3.3:53 answered; the client asked again after 2.5s and gave up",
+			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; 10.244.3.2:53 has answered nothing for 10s or more (2 questions since), while 10.244.3.3:53 answered; the client asked again after 2.5s and gave up",
 		},
 		{
 			name: "both answered shortly before",
@@ -179,10 +179,72 @@ func TestJudgeTimeout(t *testing.T) {
 			name: "ICMP says so",
 			lookup: musl(func(l *lookup.Lookup) {
 				l.Left = left(0.1, 2500.1)
-				l.Unreachable = sights("eth0", loser, loser, 1)
+				l.Unreachable = sights("eth0", netip.AddrPortFrom(loser.Addr(), 0), loser, 1)
 			}),
 			want: StaleBackend, backend: loser,
 			evidence: "10.244.3.2 answered that 10.244.3.2:53 is unreachable (ICMP); the client asked again after 2.5s and gave up",
+		},
+		{
+			name: "nothing is behind the service, and a rule rejects it",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Unreachable = sights("cali1", netip.AddrPortFrom(nameserver.Addr(), 0), nameserver, 1)
+			}),
+			want: StaleBackend, backend: netip.AddrPort{}, remedy: noEndpointsRemedy,
+			evidence: "10.96.0.10 answered that 10.96.0.10:53 is unreachable (ICMP); the client asked again after 2.5s and gave up",
+		},
+		{
+			name: "a chain too long", lookup: musl(func(*lookup.Lookup) {}),
+			around: Surroundings{Drops: []conntrack.Drop{{From: ms(-400), To: ms(600), ChainTooLong: 2}}}, want: DroppedOnNode, remedy: chainRemedy,
+			evidence: "the question came in by cali1 and was not seen leaving the node; at that time conntrack dropped 2 packets, because a chain of its hash table was too long (chaintoolong); the client asked again after 2.5s and gave up",
+		},
+		{
+			name: "the orphan is the other half's: this one went to the winner, which is slow",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Left, l.Entered = sights("eth0", client, winner, 0.1, 2500.1), sights("eth0", winner, client, 3000, 5500)
+				saved(l, 3000.1)
+			}),
+			around: Surroundings{Orphans: []conntrack.Orphan{{Time: ms(1500), Original: tuple, Backend: loser, Winner: winner}}},
+			want:   SlowAnswer, backend: winner,
+			evidence: "the answer of 10.96.0.10:53 came 3s after the question, and another for the second question; the client had asked again after 2.5s",
+		},
+		{
+			name: "a policy drops answers, this one in time: the collision is not to blame",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Left, l.Entered = left(0.1), entered(3)
+			}),
+			around: Surroundings{Unanswered: []conntrack.Collision{{Time: ms(1000), Original: tuple, Loser: loser}}},
+			want:   DroppedOnNode, backend: loser,
+			evidence: "the answer from 10.244.3.2:53 came in by eth0 3ms after the question and never went out on the client's link cali1; the client asked again after 2.5s and gave up",
+		},
+		{
+			name: "one question, seen on a VLAN and on what it is on",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Asked, l.Attempts = asked(0), 2
+				l.Left = append(left(0.1), sights("eth0.100", client, loser, 0.1)...)
+				l.Backends = backends(lookup.Backend{Addr: loser, Unanswered: 2}, lookup.Backend{Addr: winner, Answered: ms(1)})
+			}),
+			want: ServerSilent, backend: loser,
+			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; the client gave up",
+		},
+		{
+			name: "one answer to the retry, seen on both",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Left = left(0.1, 2500.1)
+				l.Entered = append(entered(2501), sights("eth0.100", loser, client, 2501)...)
+				saved(l, 2501.1)
+			}),
+			want: ServerSilent, backend: loser,
+			evidence: "the question left by eth0 for 10.244.3.2:53, and nothing came back; the client asked again after 2.5s",
+		},
+		{
+			name: "asked three times: the first attempt counts",
+			lookup: musl(func(l *lookup.Lookup) {
+				l.Asked = asked(0, 2500, 5000)
+				l.Left, l.Entered = left(2500.1, 5000.1), entered(2501, 5001)
+				saved(l, 5001.2)
+			}),
+			want:     DroppedOnNode,
+			evidence: "the question came in by cali1 and was not seen leaving the node; conntrack dropped nothing at that time; the client asked again after 2.5s",
 		},
 		{
 			name: "the first question was lost at the server, the second answered at once",
@@ -242,7 +304,7 @@ func TestJudgeTimeout(t *testing.T) {
 		{
 			name:   "NodeLocal is silent",
 			lookup: musl(func(l *lookup.Lookup) { l.LocalNameserver = true }), want: ServerSilent,
-			evidence: "10.96.0.10:53 is served on this node itself, and gave no answer; the client asked again after 2.5s and gave up",
+			evidence: "10.96.0.10:53 gave no answer; questions to it are not seen leaving the node, so its server is on the node itself, or listens on a port that is not in names.ports; the client asked again after 2.5s and gave up",
 		},
 		{
 			name:   "NodeLocal is slow",
@@ -267,6 +329,9 @@ func TestJudgeTimeout(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.evidence, in.Evidence); diff != "" {
 				t.Errorf("evidence (-want +got):\n%s", diff)
+			}
+			if tt.remedy != "" && in.Remedy != tt.remedy {
+				t.Errorf("remedy %q, want %q", in.Remedy, tt.remedy)
 			}
 			if in.Remedy == "" || in.Name != "git.example.de." || in.Type != "AAAA" || in.Attempts != 2 || in.Workload.Pod != "p" || in.Count != 1 {
 				t.Errorf("incident %+v lacks something", in)
@@ -323,7 +388,7 @@ func TestJudgeFailure(t *testing.T) {
 		{
 			name: "one fails", want: FamilyMismatch,
 			lookup:   answered("x.", lookup.ServFail, func(l *lookup.Lookup) { pair(lookup.NoError)(l); l.Attempts = 12 }),
-			evidence: "SERVFAIL for AAAA (asked 12 times), while A had an answer; musl then takes the whole name as not found",
+			evidence: "SERVFAIL for AAAA (asked 12 times), while A had an answer; musl then fails for the whole name (EAI_AGAIN)",
 		},
 		{
 			name:   "glibc does not mind NXDOMAIN",
@@ -377,7 +442,7 @@ func TestJudgeFailure(t *testing.T) {
 		{
 			name: "the very first search domain", workload: inPod, want: SearchStopped,
 			lookup:   answered("git.example.de.CI.svc.cluster.local.", lookup.NoData, nil),
-			evidence: "10.96.0.10:53 answered NODATA for git.example.de.CI.svc.cluster.local.; musl goes on to the next search domain only after NXDOMAIN, so it stopped there",
+			evidence: "10.96.0.10:53 answered NODATA for git.example.de.CI.svc.cluster.local. (a domain of the pod's search list; unless that very name was meant); musl goes on to the next search domain only after NXDOMAIN, so it stopped there",
 		},
 		{name: "a service without endpoints", workload: inPod, lookup: answered("db.ci.svc.cluster.local.", lookup.NoData, nil)},
 		{

@@ -22,6 +22,8 @@ const (
 	// that retry, and not for a late one to the question before, when only one
 	// answer was seen.
 	atOnce = 100 * time.Millisecond
+	// onePacket is how close together a packet's sights at several links are.
+	onePacket = 5 * time.Millisecond
 	// muslGivesUp is when musl gives up (attempts:2 timeout:5, res_msend.c).
 	muslGivesUp = 5 * time.Second
 )

@@ -13,16 +13,20 @@ const (
 		"or run NodeLocal DNSCache, which takes DNS out of conntrack"
 	collisionRemedy = "keep only one nameserver in the pod's resolv.conf that is translated to the same backends, since musl asks all of them at once from one socket; " +
 		"on kernels before 5.6 set sessionAffinity: ClientIP on the DNS Service or run NodeLocal DNSCache"
-	tableRemedy   = "raise net.netfilter.nf_conntrack_max (kube-proxy: conntrack.maxPerCore), or find what fills the table: conntrack -L | sort"
+	tableRemedy = "raise net.netfilter.nf_conntrack_max (where kube-proxy runs, by its conntrack.maxPerCore or conntrack.min, else it sets it back), " +
+		"or find what fills the table: conntrack -L | awk '{print $1, $5}' | sort | uniq -c | sort -n | tail"
+	chainRemedy   = "raise net.netfilter.nf_conntrack_buckets"
 	droppedRemedy = "look for what drops packets on this node: NetworkPolicies (is UDP and TCP port 53 to the DNS servers allowed?), nft list ruleset, routes (ip route get), " +
 		"rp_filter, and the drop counters of nstat -az and ip -s link"
 	staleRemedy = "see whether that address still belongs to a ready DNS pod (kubectl -n kube-system get endpointslices); if not, kube-proxy has not followed: restart it on this node, " +
 		"and delete what is left with conntrack -D -p udp --orig-port-dst 53"
-	silentRemedy = "look at the DNS server named in the evidence: its log, its CPU limit (throttling), its own upstreams, and what drops packets on the way to it"
-	localRemedy  = "look at the DNS cache on this node (NodeLocal DNSCache's pod and log), and at what it asks in its turn"
-	slowRemedy   = "make answers faster: let the DNS server cache longer and serve stale entries (CoreDNS: cache { serve_stale }), look at its upstreams and at its CPU limit; " +
+	noEndpointsRemedy = "nothing is behind that address: see whether the DNS Service has ready endpoints (kubectl -n kube-system get endpointslices, get pods), or whether a rule rejects it"
+	silentRemedy      = "look at the DNS server named in the evidence: its log, its CPU limit (throttling), its own upstreams, and what drops packets on the way to it"
+	localRemedy       = "look at the DNS server on this node (NodeLocal DNSCache's pod and log), and at what it asks in its turn; " +
+		"if the DNS pods listen on another port than 53 (OpenShift: 5353), add it to names.ports"
+	slowRemedy = "make answers faster: let the DNS server cache longer and serve stale entries (CoreDNS: the line serve_stale in the block of its cache plugin), look at its upstreams and at its CPU limit; " +
 		"end names with a dot or lower ndots, so that fewer questions need the upstream"
-	failureRemedy  = "look at the DNS server's log: its upstream fails or refuses; with CoreDNS: forward to upstreams that answer, and cache { serve_stale }"
+	failureRemedy  = "look at the DNS server's log: its upstream fails or refuses; with CoreDNS: forward to upstreams that answer, and the line serve_stale in the block of its cache plugin"
 	mismatchRemedy = "make the zone's server answer NOERROR without records (NODATA), not NXDOMAIN or SERVFAIL, for the family that the name does not have; " +
 		"until then CoreDNS can answer for it: template IN AAAA <zone> { rcode NOERROR }"
 	searchRemedy = "end the name with a dot, or set dnsConfig.options ndots: 1 in the pod, so that musl does not try that search domain; " +

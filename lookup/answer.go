@@ -121,7 +121,7 @@ func (t *tracker) unreachable(p *packet, n int) {
 		return
 	}
 	if tr := t.evidence(e); tr != nil {
-		add(&tr.unreachable, t.sight(p.at, n, endpoint{addr: p.from}.netip(), p.src.netip()))
+		add(&tr.unreachable, t.sight(p.at, n, endpoint{addr: p.from}.netip(), p.dst.netip()))
 	}
 	t.worry(t.askers.all[e.client], i, e)
 }

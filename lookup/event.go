@@ -105,7 +105,8 @@ type Lookup struct {
 	Entered []Sight
 	// Answers are what passed the client's link, acceptable or not, in order.
 	Answers []Answer
-	// Unreachable are ICMP errors about the questions; From is who sent them.
+	// Unreachable are ICMP errors about the questions: From (without a port) is
+	// who sent them, To the server that cannot be reached.
 	Unreachable []Sight
 	// Backends is what is known of the servers that the nameserver was
 	// translated to lately.
