@@ -34,7 +34,7 @@ type HTTPConfig struct {
 
 // NamesConfig is about DNS lookups.
 type NamesConfig struct {
-	Ports     Ports           `yaml:"ports" syntax:"ports" help:"UDP ports that DNS clients ask, at most 16, separated by commas" max:"16"`
+	Ports     Ports           `yaml:"ports" syntax:"ports" help:"UDP ports of DNS, of services and of the servers behind them, at most 16, separated by commas" max:"16"`
 	Lookups   LookupsConfig   `yaml:"lookups"`
 	Workloads WorkloadsConfig `yaml:"workloads"`
 	Probe     ProbeConfig     `yaml:"probe"`
@@ -45,7 +45,7 @@ type NamesConfig struct {
 type LookupsConfig struct {
 	Interfaces Interfaces `yaml:"interfaces" syntax:"names" help:"interfaces to tap, with * and ? as wildcards; none: all" max:"64" empty:"all"`
 	Pending    Count      `yaml:"pending" syntax:"number" help:"lookups that may be pending at a time, 1000 to 1000000"`
-	Slow       Duration   `yaml:"slow" syntax:"duration" help:"a lookup that takes longer is slow"`
+	Slow       Duration   `yaml:"slow" syntax:"duration" help:"a lookup that takes longer is logged, at debug"`
 }
 
 // WorkloadsConfig is about whose an address is.
