@@ -18,7 +18,7 @@ func (t *tracker) end(i uint32, e *entry, at int64, r result) {
 	if e.trouble != 0 {
 		t.gather(e) // before it is overwritten
 	}
-	if t.samples > 0 {
+	if t.samples > 0 && t.journal.reaches(e.start) {
 		t.samples--
 		t.sample(e)
 	}
@@ -201,6 +201,7 @@ func (t *tracker) jump(now int64) {
 		}
 	}
 	t.journal = newJournal()
+	t.journal.skipped = t.now
 	t.reported, t.swept = 0, 0
 }
 

@@ -16,6 +16,7 @@ const (
 	blockStatus  = 8
 	blockPackets = 12
 	blockFirst   = 16
+	blockLast    = 40 // when the kernel closed it: seconds, nanoseconds
 	blockHeader  = 48
 
 	packetNext    = 0
@@ -34,6 +35,12 @@ type frame struct {
 	link   int32
 	egress bool
 	data   []byte // from the network header on
+}
+
+// blockTime is when the kernel closed a block: no packet in it is newer, and none
+// in the next one is older.
+func blockTime(block []byte) int64 {
+	return int64(binary.NativeEndian.Uint32(block[blockLast:]))*1e9 + int64(binary.NativeEndian.Uint32(block[blockLast+4:]))
 }
 
 // walk goes over the packets of a block. It believes no offset.
