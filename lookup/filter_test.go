@@ -17,7 +17,7 @@ type kernelFilter struct {
 
 func newKernelFilter(t testing.TB, ports ...uint16) *kernelFilter {
 	t.Helper()
-	program, err := filter(ports)
+	program, err := filter(ports, everything, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestFilterPorts(t *testing.T) {
 		}
 	}
 	for _, ports := range [][]uint16{nil, append(most, 53)} {
-		if _, err := filter(ports); err == nil {
+		if _, err := filter(ports, everything, nil); err == nil {
 			t.Errorf("a filter for %d ports", len(ports))
 		}
 	}

@@ -219,6 +219,11 @@ func (t *tracker) sweep(now int64) {
 		t.store = newStore(t.cfg.pending)
 		clear(t.recent)
 		clear(t.siblings)
+		for _, c := range t.askers.all {
+			if c != nil {
+				c.latest = 0
+			}
+		}
 		t.cursor = 0
 	}
 }

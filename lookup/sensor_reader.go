@@ -33,7 +33,8 @@ type reader struct {
 	full   time.Time // when all that was seen beyond the clients' links was read
 	loss   Loss      // not yet reported
 	told   time.Time
-	failed error  // of parting the packets
+	failed error // of parting the packets
+	warmed byte
 	p      packet // here, so that it does not go to the heap each time
 }
 
@@ -84,6 +85,7 @@ func (r *reader) drain(from *ring, now time.Time) (blocks int) {
 		if block == nil {
 			break
 		}
+		r.warmed = warm(block)
 		for w := walkBlock(block); w.next(&f); {
 			packets++
 			if r.view.role(f.link, now) == ignored || !decode(f.data, r.cfg.Ports, &r.p) {

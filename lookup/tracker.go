@@ -14,6 +14,7 @@ const (
 	firstVisit  = 200 * millisecond              // after its start; most lookups are over by then
 	linger      = 150 * millisecond              // an ended lookup waits so long for its other half
 	patience    = second                         // how long a lookup may go unanswered without being in trouble
+	sameMoment  = 10 * millisecond               // by which one packet's times at two links may be out of order
 	sameAttempt = 50 * millisecond               // within which all nameservers are asked
 	askedAgain  = 900 * millisecond              // what asks again later than that had timed out
 	togetherFor = 50 * millisecond               // A and AAAA from two sockets
