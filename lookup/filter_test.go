@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +22,11 @@ func newKernelFilter(t testing.TB, ports ...uint16) *kernelFilter {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newKernelProgram(t, program)
+}
+
+func newKernelProgram(t testing.TB, program []bpf.RawInstruction) *kernelFilter {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
