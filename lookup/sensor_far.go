@@ -14,7 +14,7 @@ const (
 	fewPackets = 200
 	// fullInterval is the time after which all of them are read, for the servers
 	// that healthy lookups are answered by.
-	fullInterval = 5 * time.Second
+	fullInterval = 15 * time.Second
 )
 
 // ahead reads what was seen beyond the clients' links, if a lookup needs it,
