@@ -73,14 +73,15 @@ func (j *journal) reaches(since int64) bool {
 	return since > j.skipped && (!j.filled || j.at(j.get(j.count+1)) <= since-outOfOrder)
 }
 
-// look visits the records of a message since a time, the newest first. It gives
-// false when it could not visit all.
-func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32, r *record)) bool {
+// look visits the records of a message since a time that have a number after
+// another, the last one first; 0 is before all. It gives false when it could not
+// visit all.
+func (j *journal) look(id uint16, hash uint32, since int64, after uint32, visit func(r *record)) bool {
 	n := j.heads[id%journalHeads]
 	for age, steps := uint32(0), 0; n != 0; steps++ {
 		older := j.count - n
-		if older >= journalSize || older < age {
-			break // overwritten
+		if older >= journalSize || older < age || after != 0 && int32(n-after) <= 0 {
+			break // overwritten, or visited before
 		}
 		r := j.get(n)
 		if j.at(r) < since-outOfOrder {
@@ -90,7 +91,7 @@ func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32,
 			return false
 		}
 		if r.hash == hash {
-			visit(n, r)
+			visit(r)
 		}
 		age, n = older+1, r.prev
 	}

@@ -104,8 +104,8 @@ type passed struct {
 func (t *tracker) look(e *entry, from, to, since int64, after uint32) (found []passed, complete bool) {
 	found = t.found[:0]
 	own := false
-	complete = t.journal.look(e.id, e.hash, since, func(n uint32, r *record) {
-		if int32(n-after) <= 0 && after != 0 || len(found) == cap(found) {
+	complete = t.journal.look(e.id, e.hash, since, after, func(r *record) {
+		if len(found) == cap(found) {
 			return
 		}
 		p := passed{record: *r, at: t.journal.at(r), mine: r.port == e.port}
