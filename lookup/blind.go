@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -13,7 +14,7 @@ func (t *tracker) entered(e *entry) bool {
 // infer takes the answer that entered the node for the one that the client got,
 // where those cannot be seen.
 func (t *tracker) infer(i uint32, e *entry) {
-	found, _ := t.look(e, e.start, 0)
+	found, _ := t.look(e, e.start-sameMoment, math.MaxInt64, e.start, 0)
 	for _, p := range found {
 		if !p.out {
 			t.end(i, e, p.at, result(p.rcode))

@@ -17,6 +17,7 @@ type asker struct {
 	used     int64
 	live     int // entries
 
+	latest  uint32 // its latest question of an address, while that has no other half
 	history history
 	trouble []uint32 // entries that wait for an answer longer than usual
 	cut     []uint32 // entries whose answer was truncated

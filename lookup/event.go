@@ -265,7 +265,7 @@ type Blindness struct {
 
 // Counters are the sensor's own counters since it was opened.
 type Counters struct {
-	Packets   uint64 // read from the ring
+	Packets   uint64 // taken from the rings
 	Lost      uint64 // that the kernel had no room for
 	Discarded uint64 // lookups thrown away while pending, because there were too many
 	Malformed uint64 // packets on the DNS port that are no DNS message

@@ -48,15 +48,29 @@ const (
 // bytes at all.
 //
 // A load from behind the packet's end makes the kernel refuse the packet.
-func filter(ports []uint16) ([]bpf.RawInstruction, error) {
+//
+// Of these packets it takes a share; own are the node's own addresses.
+func filter(ports []uint16, of share, own []addr) ([]bpf.RawInstruction, error) {
 	if len(ports) == 0 || len(ports) > maxPorts {
 		return nil, fmt.Errorf("%d ports: the filter takes 1 to %d", len(ports), maxPorts)
 	}
+	if len(own) > maxOwn {
+		return nil, fmt.Errorf("%d addresses: the filter takes %d", len(own), maxOwn)
+	}
 	a := program{ports: ports}
+	if of == noShare {
+		a.verdict(0)
+		return a.assemble()
+	}
+	rest := uint32(snapLength) // of what is not seen beyond the clients' links
+	if of == beyond {
+		rest = 0
+	}
 	// X is the offset of the header that is looked at, from here to the end.
 	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: 0})
 	a.tags()
 	a.label("ip")
+	a.add(bpf.StoreScratch{Src: bpf.RegX, N: ipOffset})
 	a.load(0, 1)
 	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf0})
 	a.jump(bpf.JumpEqual, 0x60, "ip6")
@@ -81,8 +95,11 @@ func filter(ports []uint16) ([]bpf.RawInstruction, error) {
 	a.verdict(0)
 	a.label("whole")
 	a.load(udpLen-2, 2)
+	if of != everything {
+		a.always("split")
+	}
 	a.label("pass")
-	a.verdict(snapLength)
+	a.verdict(rest)
 
 	a.label("icmp4")
 	a.load(0, 1)
@@ -107,7 +124,15 @@ func filter(ports []uint16) ([]bpf.RawInstruction, error) {
 	a.verdict(0)
 	a.label("quoted whole")
 	a.load(udpLen-2, 2)
-	a.verdict(snapLength)
+	a.verdict(rest)
+	if of != everything {
+		// Last, because it is long and other jumps would not reach over it.
+		a.label("split")
+		a.split(own)
+		a.verdict(snapLength - rest)
+		a.label("near")
+		a.verdict(rest)
+	}
 	return a.assemble()
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,10 +18,15 @@ type kernelFilter struct {
 
 func newKernelFilter(t testing.TB, ports ...uint16) *kernelFilter {
 	t.Helper()
-	program, err := filter(ports)
+	program, err := filter(ports, everything, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newKernelProgram(t, program)
+}
+
+func newKernelProgram(t testing.TB, program []bpf.RawInstruction) *kernelFilter {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +102,7 @@ func TestFilterPorts(t *testing.T) {
 		}
 	}
 	for _, ports := range [][]uint16{nil, append(most, 53)} {
-		if _, err := filter(ports); err == nil {
+		if _, err := filter(ports, everything, nil); err == nil {
 			t.Errorf("a filter for %d ports", len(ports))
 		}
 	}

@@ -4,8 +4,8 @@ const (
 	journalSize  = 128 << 10 // records
 	journalChunk = 4096
 	journalHeads = 16 << 10
-	outOfOrder   = 10e6 // nanoseconds by which packets of several links may be
-	maxLook      = 4096 // records that one look back visits at most
+	outOfOrder   = int64(keepFor + 2*slowestBeat) // nanoseconds by which records may be
+	maxLook      = 4096                           // records that one look back visits at most
 )
 
 // record is a packet that was seen beyond the client's own link. Most lookups
@@ -29,6 +29,8 @@ type journal struct {
 	base   int64    // time of the first record
 	count  uint32   // number of the newest record; 0 is none
 	filled bool     // it has come round: older records were overwritten
+	// skipped is until when packets were not even written down.
+	skipped int64
 }
 
 func newJournal() journal { return journal{heads: make([]uint32, journalHeads)} }
@@ -66,19 +68,20 @@ func (j *journal) latest() int64 {
 	return j.at(j.get(j.count))
 }
 
-// reaches says whether nothing after a time was overwritten.
+// reaches says whether nothing after a time is missing.
 func (j *journal) reaches(since int64) bool {
-	return !j.filled || j.at(j.get(j.count+1)) <= since
+	return since > j.skipped && (!j.filled || j.at(j.get(j.count+1)) <= since-outOfOrder)
 }
 
-// look visits the records of a message since a time, the newest first. It gives
-// false when it could not visit all.
-func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32, r *record)) bool {
+// look visits the records of a message since a time that have a number after
+// another, the last one first; 0 is before all. It gives false when it could not
+// visit all.
+func (j *journal) look(id uint16, hash uint32, since int64, after uint32, visit func(r *record)) bool {
 	n := j.heads[id%journalHeads]
 	for age, steps := uint32(0), 0; n != 0; steps++ {
 		older := j.count - n
-		if older >= journalSize || older < age {
-			break // overwritten
+		if older >= journalSize || older < age || after != 0 && int32(n-after) <= 0 {
+			break // overwritten, or visited before
 		}
 		r := j.get(n)
 		if j.at(r) < since-outOfOrder {
@@ -88,7 +91,7 @@ func (j *journal) look(id uint16, hash uint32, since int64, visit func(n uint32,
 			return false
 		}
 		if r.hash == hash {
-			visit(n, r)
+			visit(r)
 		}
 		age, n = older+1, r.prev
 	}

@@ -18,9 +18,9 @@ func (t *tracker) end(i uint32, e *entry, at int64, r result) {
 	if e.trouble != 0 {
 		t.gather(e) // before it is overwritten
 	}
-	if t.samples > 0 {
+	if t.samples > 0 && t.journal.reaches(e.start) {
 		t.samples--
-		t.sample(e)
+		t.sampled = append(t.sampled, *e)
 	}
 }
 
@@ -175,6 +175,10 @@ func (t *tracker) tick(now int64) {
 	t.ticked, t.now = now, now-behindTime
 	t.wheel.turn(&t.store, t.now, t.visit)
 	t.samples = samplesPerTick
+	for len(t.sampled) > 0 && t.sampled[0].time(t.sampled[0].ended)+sampleWait < t.now {
+		t.sample(&t.sampled[0])
+		t.sampled = t.sampled[1:]
+	}
 	if now-t.reported >= second {
 		t.reported = now
 		t.sum(now)
@@ -201,6 +205,7 @@ func (t *tracker) jump(now int64) {
 		}
 	}
 	t.journal = newJournal()
+	t.journal.skipped = t.now
 	t.reported, t.swept = 0, 0
 }
 
@@ -218,6 +223,11 @@ func (t *tracker) sweep(now int64) {
 		t.store = newStore(t.cfg.pending)
 		clear(t.recent)
 		clear(t.siblings)
+		for _, c := range t.askers.all {
+			if c != nil {
+				c.latest = 0
+			}
+		}
 		t.cursor = 0
 	}
 }

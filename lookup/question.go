@@ -182,11 +182,17 @@ func (t *tracker) resumed(c *asker, key uint32, p *packet, q *question, sign sig
 		if e.id != q.id && (sign != goEDNS || !onTime && !atOnce) {
 			continue
 		}
-		t.gather(e)
+		// What this socket sent may be in the journal already, whose times are in
+		// microseconds.
+		asked := p.at - 1000
+		t.gatherTo(e, asked)
 		t.store.unindex(i)
 		t.leaveAlias(e, i)
 		e = t.store.at(i)
 		t.again(e, p, server)
+		if tr := t.evidence(e); tr != nil {
+			tr.from, tr.seen = asked, 0
+		}
 		e.key, e.port, e.id, e.hash = key, p.src.port, q.id, q.hash
 		t.store.index(i)
 		t.recent[q.hash%recentSize] = i
@@ -213,24 +219,44 @@ func (t *tracker) leaveAlias(e *entry, i uint32) {
 // home is the link that a lookup's client belongs to.
 func (t *tracker) home(e *entry) *place { return &t.places.all[t.askers.all[e.client].place] }
 
-// sibling remembers an entry by a hash, and gives the one that had it before.
-// Clients that ask at the same time must not push each other out: a hash's place
-// has room for several.
-func (t *tracker) sibling(h uint64, i uint32) (before uint32) {
-	tag := uint32(h >> 32)
-	const ways = 4
-	bucket := (*[ways]sibling)(t.siblings[h%(siblingSize/ways)*ways:])
+// ways is how many entries of one place in the table of siblings there are:
+// clients that ask at the same time must not push each other out.
+const ways = 4
+
+func (t *tracker) siblings4(e *entry) (bucket *[ways]sibling, tag uint32) {
+	h := uint64(e.nameHash) | uint64(e.client)<<32
+	if e.sign != goEDNS { // only Go's two questions come from two ports
+		h |= uint64(e.port) << 48
+	}
+	h = mix(t.seed, h)
+	return (*[ways]sibling)(t.siblings[h%(siblingSize/ways)*ways:]), uint32(h >> 32)
+}
+
+// sibling finds a question that waits for its other half.
+func (t *tracker) sibling(e *entry) uint32 {
+	bucket, tag := t.siblings4(e)
+	for _, s := range bucket {
+		if s.tag == tag {
+			return s.entry
+		}
+	}
+	return 0
+}
+
+// remember keeps a question that may still find its other half.
+func (t *tracker) remember(i uint32) {
+	e := t.store.at(i)
+	if !e.is(indexed) || e.pair != 0 {
+		return
+	}
+	bucket, tag := t.siblings4(e)
 	n := 0
 	for ; n < ways-1 && bucket[n].tag != tag; n++ {
-	}
-	if bucket[n].tag == tag {
-		before = bucket[n].entry
 	}
 	for ; n > 0; n-- {
 		bucket[n] = bucket[n-1]
 	}
 	bucket[0] = sibling{tag, i}
-	return before
 }
 
 // pairUp finds the other half of a resolver's call.
@@ -242,24 +268,19 @@ func (t *tracker) pairUp(c *asker, i uint32, e *entry) {
 	if Type(e.qtype) != A && Type(e.qtype) != AAAA {
 		return
 	}
-	h := uint64(e.nameHash) | uint64(e.client)<<32
-	if e.sign != goEDNS { // only Go's two questions come from two ports
-		h |= uint64(e.port) << 48
+	// Nearly always the client's latest question is the other half. Others wait
+	// in a table.
+	j := c.latest
+	if !t.halves(e, j) {
+		if j != 0 {
+			t.remember(j)
+		}
+		if c.latest, j = i, t.sibling(e); !t.halves(e, j) {
+			return
+		}
 	}
-	h = mix(t.seed, h)
-	j := t.sibling(h, i)
-	if j == 0 || j == i {
-		return
-	}
+	c.latest = 0
 	f := t.store.at(j)
-	if !f.is(indexed) || f.is(done|alias) || f.pair != 0 || f.client != e.client || f.nameHash != e.nameHash ||
-		f.qtype == e.qtype || Type(f.qtype) != A && Type(f.qtype) != AAAA {
-		return
-	}
-	same := f.port == e.port
-	if !same && e.start-f.start > togetherFor || same && f.is(over) && e.start > f.time(f.ended)+linger {
-		return
-	}
 	e.pair, f.pair = j, i
 	if lasting {
 		f.resolver = otherCode
@@ -267,9 +288,25 @@ func (t *tracker) pairUp(c *asker, i uint32, e *entry) {
 	}
 	e.resolver = c.history.judge(pair{
 		apart: e.id - f.id, inOrder: Type(f.qtype) == A, at: e.start, ident: f.ident, lastOne: e.ident,
-		to: e.servers[0], sign: max(e.sign, f.sign), sameport: same,
+		to: e.servers[0], sign: max(e.sign, f.sign), sameport: f.port == e.port,
 	})
 	f.resolver = e.resolver
+}
+
+// halves says whether a question is the other half of an earlier one.
+func (t *tracker) halves(e *entry, j uint32) bool {
+	if j == 0 {
+		return false
+	}
+	f := t.store.at(j)
+	if f == e || !f.is(indexed) || f.is(done|alias) || f.pair != 0 || f.client != e.client || f.nameHash != e.nameHash ||
+		f.qtype == e.qtype || Type(f.qtype) != A && Type(f.qtype) != AAAA {
+		return false
+	}
+	if f.port != e.port {
+		return e.sign == goEDNS && f.sign == goEDNS && e.start-f.start <= togetherFor
+	}
+	return !f.is(over) || e.start <= f.time(f.ended)+linger
 }
 
 // resolverOf is who asked, by what is known now.

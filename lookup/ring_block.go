@@ -16,6 +16,8 @@ const (
 	blockStatus  = 8
 	blockPackets = 12
 	blockFirst   = 16
+	blockUsed    = 20 // its length in bytes
+	blockLast    = 40 // when the kernel closed it: seconds, nanoseconds
 	blockHeader  = 48
 
 	packetNext    = 0
@@ -34,6 +36,12 @@ type frame struct {
 	link   int32
 	egress bool
 	data   []byte // from the network header on
+}
+
+// blockTime is when the kernel closed a block: no packet in it is newer, and none
+// in the next one is older.
+func blockTime(block []byte) int64 {
+	return int64(binary.NativeEndian.Uint32(block[blockLast:]))*1e9 + int64(binary.NativeEndian.Uint32(block[blockLast+4:]))
 }
 
 // walk goes over the packets of a block. It believes no offset.
@@ -79,4 +87,20 @@ func (w *walk) next(f *frame) bool {
 		w.rest = w.rest[next:]
 	}
 	return true
+}
+
+// warm reads a byte of each cache line of a block that is in use, one right
+// after the other, so that the processor fetches many at a time. The packets
+// that are then taken one by one would wait for each. What it returns is of no use
+// but to keep the compiler from leaving the reads out.
+func warm(block []byte) (sum byte) {
+	if len(block) < blockHeader {
+		return 0
+	}
+	const line = 64
+	used := min(uint(binary.NativeEndian.Uint32(block[blockUsed:])), uint(len(block)))
+	for i := uint(0); i < used; i += line {
+		sum ^= block[i]
+	}
+	return sum
 }

@@ -122,14 +122,14 @@ func BenchmarkDrain(b *testing.B) {
 		}
 	}
 	block := makeBlock(frames...)
-	r := testReader(b, new(nothing), bytes.Repeat(block, 32))
+	r := testReader(b, new(deaf), bytes.Repeat(block, 32))
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
 		for i := range r.ring.blocks() {
 			binary.NativeEndian.PutUint32(r.ring.memory[i*blockBytes+blockStatus:], unix.TP_STATUS_USER)
 		}
-		if got := r.drain(epoch); got != 32 {
+		if got := r.drain(r.ring, epoch); got != 32 {
 			b.Fatalf("%d blocks", got)
 		}
 		n += 32 * len(frames)

@@ -26,8 +26,8 @@ type Config struct {
 	// Slow is the time from a question to its answer above which a lookup is
 	// reported; a second by default.
 	Slow time.Duration
-	// RingBytes is the size of the ring of packets that the sensor shares with
-	// the kernel; 4 MiB by default.
+	// RingBytes is the size of the rings of packets that the sensor shares with
+	// the kernel; 6 MiB by default.
 	RingBytes int
 }
 
@@ -50,7 +50,8 @@ func (c Config) withDefaults() Config {
 // Sensor taps the links of one network namespace.
 type Sensor struct {
 	cfg      Config
-	ring     *ring
+	ring     *ring // packets that are read on each beat
+	far      *ring // packets beyond the clients' links, read when they are needed
 	watcher  *linkWatcher
 	waiter   waiter
 	opened   time.Time
@@ -63,8 +64,13 @@ type sink interface {
 	// links tells all links and local addresses, at the start and whenever one
 	// of them has changed.
 	links(links []link, local map[addr]struct{})
-	// packet is called in the order of the ring.
+	// packet is called in the order of time, but for packets that were seen
+	// beyond the clients' links: they may come up to keepFor too late.
 	packet(p *packet)
+	// needs says whether packets that were seen beyond the clients' links up to
+	// a time are to be handed over; else they are skipped.
+	needs(until int64) bool
+	skipped(until int64)
 	// tick is called after each reading of the ring, with the time when that
 	// began. All packets that were seen more than the time unseen before that
 	// have been handed over.
@@ -85,7 +91,11 @@ type sink interface {
 func Open(cfg Config) (*Sensor, error) {
 	cfg = cfg.withDefaults()
 	cfg.Ports, cfg.Interfaces = slices.Clone(cfg.Ports), slices.Clone(cfg.Interfaces)
-	program, err := filter(cfg.Ports)
+	program, err := filter(cfg.Ports, everything, nil)
+	if err != nil {
+		return nil, err
+	}
+	none, err := filter(cfg.Ports, noShare, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +106,14 @@ func Open(cfg Config) (*Sensor, error) {
 	if s.watcher, err = openLinkWatcher(cfg.Interfaces); err != nil {
 		return nil, err
 	}
-	if s.ring, err = openRing(program, cfg.RingBytes); err != nil {
+	if s.ring, err = openRing(program, cfg.RingBytes/3); err != nil {
 		return nil, errors.Join(err, s.watcher.close())
 	}
-	if s.waiter, err = newWaiter(s.ring.fd, s.watcher.fd); err != nil {
+	if s.far, err = openRing(none, cfg.RingBytes-cfg.RingBytes/3); err != nil {
 		return nil, errors.Join(err, s.ring.close(), s.watcher.close())
+	}
+	if s.waiter, err = newWaiter(s.ring.fd, s.far.fd, s.watcher.fd); err != nil {
+		return nil, errors.Join(err, s.ring.close(), s.far.close(), s.watcher.close())
 	}
 	s.opened = time.Now()
 	return s, nil
@@ -108,7 +121,7 @@ func Open(cfg Config) (*Sensor, error) {
 
 // Close frees what Open took. Run must have returned.
 func (s *Sensor) Close() error {
-	return errors.Join(s.ring.close(), s.watcher.close(), s.waiter.close())
+	return errors.Join(s.ring.close(), s.far.close(), s.watcher.close(), s.waiter.close())
 }
 
 // Counters may be called at any time, from any goroutine.

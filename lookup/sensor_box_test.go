@@ -77,6 +77,9 @@ func (r *recorder) lost(from, to int64) {
 	r.losses = append(r.losses, [2]int64{from, to})
 }
 
+func (r *recorder) needs(int64) bool { return true }
+func (r *recorder) skipped(int64)    {}
+
 func (r *recorder) finish() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

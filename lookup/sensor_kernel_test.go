@@ -50,6 +50,7 @@ func TestWay(t *testing.T) {
 			return len(ways) == 2 && !slices.ContainsFunc(all, func(s sight) bool { return s.Link == "" }) && complete(ways)
 		})
 		for _, way := range ways {
+			slices.SortFunc(way, func(a, b sight) int { return a.At.Compare(b.At) }) // they come by two rings
 			want := []struct {
 				link     string
 				role     role
@@ -66,8 +67,8 @@ func TestWay(t *testing.T) {
 				if s.Link != w.link || s.Role != w.role || s.Egress != w.egress || s.Src.Addr() != w.src || s.Dst.Addr() != w.dst {
 					t.Errorf("step %d is %+v, want %+v", i, s, w)
 				}
-				if age := time.Since(s.At); age < 0 || age > 10*time.Second || i > 0 && s.At.Before(way[i-1].At) {
-					t.Errorf("step %d was at %v, the one before at %v", i, s.At, way[max(i-1, 0)].At)
+				if age := time.Since(s.At); age < 0 || age > 10*time.Second {
+					t.Errorf("step %d was at %v", i, s.At)
 				}
 			}
 		}

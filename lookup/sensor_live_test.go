@@ -43,7 +43,7 @@ func TestLiveFrames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program, err := filter([]uint16{53})
+	program, err := filter([]uint16{53}, everything, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,20 +22,28 @@ const (
 // reader takes packets from the ring to the sink. It lives as long as Run.
 type reader struct {
 	*Sensor
-	emit  func(Event)
-	sink  sink
-	view  view
-	beat  time.Duration
-	quiet int   // readings without a packet
-	whole int64 // until when the drops are known
-	loss  Loss  // not yet reported
-	told  time.Time
-	p     packet // here, so that it does not go to the heap each time
+	emit   func(Event)
+	sink   sink
+	view   view
+	beat   time.Duration
+	quiet  int   // readings without a packet
+	whole  int64 // until when the drops are known
+	own    []addr
+	split  bool      // the packets are parted between the two rings
+	full   time.Time // when all that was seen beyond the clients' links was read
+	loss   Loss      // not yet reported
+	told   time.Time
+	failed error // of parting the packets
+	warmed byte
+	p      packet // here, so that it does not go to the heap each time
 }
 
 func newReader(s *Sensor, emit func(Event)) *reader {
 	r := &reader{Sensor: s, emit: emit, sink: s.newSink(emit), beat: slowestBeat, whole: s.opened.UnixNano()}
-	r.view = newView(s.watcher, len(s.cfg.Interfaces) > 0, r.sink.links, emit)
+	r.view = newView(s.watcher, len(s.cfg.Interfaces) > 0, func(links []link, local map[addr]struct{}) {
+		r.sink.links(links, local)
+		r.part(local)
+	}, emit)
 	return r
 }
 
@@ -48,10 +56,15 @@ func (r *reader) read(now time.Time) error {
 	if err := r.drops(now); err != nil {
 		return err
 	}
-	full := r.drain(now)
+	if r.failed != nil {
+		return r.failed
+	}
+	fresh := r.ahead(now)
+	full := r.drain(r.ring, now)
 	r.sink.tick(now.UnixNano())
-	r.beat = nextBeat(r.beat, full, r.ring.blocks())
-	if r.quiet++; full > 0 || r.sink.pending() > 0 {
+	r.release(fresh, now)
+	r.beat = min(nextBeat(r.beat, full, r.ring.blocks()), nextBeat(r.beat, fresh, r.far.blocks()))
+	if r.quiet++; full+fresh > 0 || r.sink.pending() > 0 {
 		r.quiet = 0
 	}
 	r.counters.discarded.Store(r.sink.discarded())
@@ -60,18 +73,19 @@ func (r *reader) read(now time.Time) error {
 	return nil
 }
 
-// drain hands over what is in the ring and tells how many blocks that were. The
+// drain hands over what is in a ring and tells how many blocks that were. The
 // kernel fills them meanwhile: it ends after one round.
-func (r *reader) drain(now time.Time) (blocks int) {
+func (r *reader) drain(from *ring, now time.Time) (blocks int) {
 	var (
 		f       frame
 		packets uint64
 	)
-	for blocks < r.ring.blocks() {
-		block := r.ring.take()
+	for blocks < from.blocks() {
+		block := from.take()
 		if block == nil {
 			break
 		}
+		r.warmed = warm(block)
 		for w := walkBlock(block); w.next(&f); {
 			packets++
 			if r.view.role(f.link, now) == ignored || !decode(f.data, r.cfg.Ports, &r.p) {
@@ -80,7 +94,7 @@ func (r *reader) drain(now time.Time) (blocks int) {
 			r.p.at, r.p.link, r.p.egress = f.at, f.link, f.egress
 			r.sink.packet(&r.p)
 		}
-		r.ring.give()
+		from.give()
 		blocks++
 	}
 	r.counters.packets.Add(packets)
@@ -106,6 +120,11 @@ func (r *reader) drops(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	m, err := r.far.drops()
+	if err != nil {
+		return err
+	}
+	n += m
 	from, to := r.whole, now.UnixNano()
 	r.whole = to
 	if n > 0 {
@@ -131,6 +150,7 @@ func (r *reader) tellLoss(now time.Time) {
 
 // finish tells what is left to tell.
 func (r *reader) finish(now time.Time) {
+	r.drain(r.far, now)
 	r.tellLoss(now)
 	r.sink.finish()
 }

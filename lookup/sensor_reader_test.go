@@ -12,24 +12,30 @@ import (
 
 var epoch = time.Unix(1_795_000_000, 0)
 
-// nothing is a sink that does nothing.
-type nothing struct{ packets int }
+// deaf is a sink that does nothing.
+type deaf struct {
+	packets int
+	needy   bool
+	until   int64 // packets were skipped
+}
 
-func (n *nothing) links([]link, map[addr]struct{}) {}
-func (n *nothing) packet(*packet)                  { n.packets++ }
-func (n *nothing) tick(int64)                      {}
-func (n *nothing) lost(int64, int64)               {}
-func (n *nothing) finish()                         {}
-func (n *nothing) discarded() uint64               { return 0 }
-func (n *nothing) malformed() uint64               { return 0 }
-func (n *nothing) pending() int                    { return 0 }
+func (n *deaf) links([]link, map[addr]struct{}) {}
+func (n *deaf) packet(*packet)                  { n.packets++ }
+func (n *deaf) tick(int64)                      {}
+func (n *deaf) lost(int64, int64)               {}
+func (n *deaf) needs(int64) bool                { return n.needy }
+func (n *deaf) skipped(until int64)             { n.until = until }
+func (n *deaf) finish()                         {}
+func (n *deaf) discarded() uint64               { return 0 }
+func (n *deaf) malformed() uint64               { return 0 }
+func (n *deaf) pending() int                    { return 0 }
 
 // testReader reads from a ring in plain memory. It knows the links 2, 3 and,
 // as ignored, 4.
 func testReader(t testing.TB, to sink, memory []byte) *reader {
 	t.Helper()
 	r := &reader{
-		Sensor: &Sensor{cfg: Config{}.withDefaults(), ring: &ring{memory: memory}}, sink: to, beat: slowestBeat,
+		Sensor: &Sensor{cfg: Config{}.withDefaults(), ring: &ring{memory: memory}, far: &ring{memory: make([]byte, 2*blockBytes)}}, sink: to, beat: slowestBeat,
 		view: testView(func() (picture, error) {
 			return picture{links: []link{{2, "cali1", client}, {3, "eth0", uplink}, {4, "docker0", ignored}}}, nil
 		}),
@@ -44,19 +50,19 @@ func TestDrain(t *testing.T) {
 	second := makeBlock(frame{link: 3, egress: true, data: q})
 	kernels := makeBlock(frame{link: 2, data: q})
 	binary.NativeEndian.PutUint32(kernels[blockStatus:], unix.TP_STATUS_KERNEL)
-	var n nothing
+	var n deaf
 	r := testReader(t, &n, append(append(first, second...), kernels...))
-	if got := r.drain(epoch); got != 2 || n.packets != 2 || r.Counters().Packets != 4 {
+	if got := r.drain(r.ring, epoch); got != 2 || n.packets != 2 || r.Counters().Packets != 4 {
 		t.Errorf("%d blocks, %d packets handed over of %d; want 2, 2 of 4", got, n.packets, r.Counters().Packets)
 	}
-	if got := r.drain(epoch); got != 0 || n.packets != 2 {
+	if got := r.drain(r.ring, epoch); got != 0 || n.packets != 2 {
 		t.Errorf("again: %d blocks, %d packets", got, n.packets)
 	}
 	// The kernel goes on with the third block, then with the first.
 	for _, i := range []int{2, 0} {
 		binary.NativeEndian.PutUint32(r.ring.memory[i*blockBytes+blockStatus:], unix.TP_STATUS_USER|unix.TP_STATUS_BLK_TMO|unix.TP_STATUS_LOSING)
 	}
-	if got := r.drain(epoch); got != 2 || n.packets != 4 {
+	if got := r.drain(r.ring, epoch); got != 2 || n.packets != 4 {
 		t.Errorf("then: %d blocks, %d packets", got, n.packets)
 	}
 }

@@ -19,13 +19,13 @@ type waiter struct {
 	fds  []unix.PollFd
 }
 
-func newWaiter(ring, links int) (waiter, error) {
+func newWaiter(watched ...int) (waiter, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return waiter{}, fmt.Errorf("open eventfd: %w", err)
 	}
 	w := waiter{stop: fd}
-	for _, fd := range []int{fd, ring, links} {
+	for _, fd := range append([]int{fd}, watched...) {
 		w.fds = append(w.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 	return w, nil

@@ -14,6 +14,7 @@ const (
 	firstVisit  = 200 * millisecond              // after its start; most lookups are over by then
 	linger      = 150 * millisecond              // an ended lookup waits so long for its other half
 	patience    = second                         // how long a lookup may go unanswered without being in trouble
+	sameMoment  = 10 * millisecond               // by which one packet's times at two links may be out of order
 	sameAttempt = 50 * millisecond               // within which all nameservers are asked
 	askedAgain  = 900 * millisecond              // what asks again later than that had timed out
 	togetherFor = 50 * millisecond               // A and AAAA from two sockets
@@ -33,9 +34,12 @@ const (
 	recentSize     = 8192
 	siblingSize    = 8192
 	samplesPerTick = 10
-	blindAfter     = 20 // questions
-	maxWaiting     = 64 // lookups in trouble that a client is watched for
-	maxProbes      = 1024
+	// sampleWait is until a packet that went another way than the lookup's was
+	// read or given back unread, in nanoseconds.
+	sampleWait = 500e6
+	blindAfter = 20 // questions
+	maxWaiting = 64 // lookups in trouble that a client is watched for
+	maxProbes  = 1024
 )
 
 // trackerConfig is what the tracker needs to know.
@@ -78,6 +82,7 @@ type tracker struct {
 	fattest                        int
 	evictions                      uint32
 	samples                        int
+	sampled                        []entry // copies
 	searches                       int
 	gaps                           [8]gap
 	gapCount                       int

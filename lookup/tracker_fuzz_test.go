@@ -85,8 +85,21 @@ func FuzzTracker(f *testing.F) {
 			case 14:
 				w.packet(&packet{at: w.start.Add(at).UnixNano(), link: podLink, egress: how&1 != 0, src: endpointOf(q.withDefaults().clientOf()),
 					dst: endpointOf(q.withDefaults().to), message: script})
+			case 15:
+				if until := w.start.Add(at - time.Duration(how)*4*time.Millisecond).UnixNano(); !w.needs(until) {
+					w.skipped(until)
+				}
 			}
 			w.consistent()
+			held := 0
+			for _, i := range w.wheel.slots {
+				for ; i != 0; i = w.store.at(i).later {
+					held++
+				}
+			}
+			if held != w.wheel.held {
+				t.Fatalf("%d entries are in slots, it says %d", held, w.wheel.held)
+			}
 		}
 		w.until(at + 3*time.Minute)
 		w.consistent()

@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -17,9 +18,10 @@ type trouble struct {
 	answers                           []Answer
 
 	// The journal was looked through to its record number seen, which is of the
-	// time until.
-	seen  uint32
-	until int64
+	// time until, for packets of the present socket, which asks since the time
+	// from.
+	seen        uint32
+	until, from int64
 }
 
 // evidence gives a lookup's trouble, and begins it; nil when there are too many.
@@ -95,17 +97,21 @@ type passed struct {
 	mine bool // with the client's own port: no other client's by chance
 }
 
-// look finds the records of a lookup that are newer than after. Where some have
+// look finds the records of a lookup from a time to another that are newer than
+// after, which need not be looked for before since. Where some have
 // its client's port, the others are left out: they are another client's, with
 // the same id by chance.
-func (t *tracker) look(e *entry, since int64, after uint32) (found []passed, complete bool) {
+func (t *tracker) look(e *entry, from, to, since int64, after uint32) (found []passed, complete bool) {
 	found = t.found[:0]
 	own := false
-	complete = t.journal.look(e.id, e.hash, since, func(n uint32, r *record) {
-		if int32(n-after) <= 0 && after != 0 || len(found) == cap(found) {
+	complete = t.journal.look(e.id, e.hash, since, after, func(r *record) {
+		if len(found) == cap(found) {
 			return
 		}
 		p := passed{record: *r, at: t.journal.at(r), mine: r.port == e.port}
+		if p.at < from || p.at >= to {
+			return
+		}
 		own = own || p.mine
 		found = append(found, p)
 	})
@@ -118,13 +124,16 @@ func (t *tracker) look(e *entry, since int64, after uint32) (found []passed, com
 
 // gather looks back for where a lookup's packets passed since it was last done.
 // That is often enough for the journal to reach back that far.
-func (t *tracker) gather(e *entry) {
+func (t *tracker) gather(e *entry) { t.gatherTo(e, math.MaxInt64) }
+
+// gatherTo looks back for what passed before a time.
+func (t *tracker) gatherTo(e *entry, to int64) {
 	tr := t.evidence(e)
 	if tr == nil {
 		return
 	}
-	since := max(e.start, tr.until)
-	found, complete := t.look(e, since, tr.seen)
+	from := max(e.start-sameMoment, tr.from)
+	found, complete := t.look(e, from, to, max(e.start, from, tr.until), tr.seen)
 	if !complete {
 		e.flags |= uncertain
 	}
@@ -161,7 +170,7 @@ func (t *tracker) learn(e *entry, server uint16, at int64) {
 // sample learns the servers behind a healthy lookup's nameserver, or that there
 // are none beyond the node.
 func (t *tracker) sample(e *entry) {
-	found, complete := t.look(e, e.start, 0)
+	found, complete := t.look(e, e.start-sameMoment, math.MaxInt64, e.start, 0)
 	left := false
 	for _, p := range found {
 		if p.out {

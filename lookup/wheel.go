@@ -10,6 +10,7 @@ const (
 // and who must be looked at later than that is put in again.
 type wheel struct {
 	slots [wheelSlots]uint32
+	held  int   // entries in slots
 	done  int64 // the last slot that was emptied, counted from 1970
 
 	fresh []freshEntry
@@ -50,6 +51,7 @@ func (w *wheel) put(s *store, i uint32, due int64) {
 	e := s.at(i)
 	e.later, *p = *p, i
 	e.flags |= slotted
+	w.held++
 }
 
 // turn visits what was due before now. A visit may put entries in again, for
@@ -82,6 +84,7 @@ func (w *wheel) turn(s *store, now int64, visit func(uint32)) {
 			e := s.at(i)
 			next := e.later
 			e.flags &^= slotted
+			w.held--
 			visit(i)
 			i = next
 		}
@@ -105,6 +108,7 @@ func (w *wheel) drain(s *store, visit func(uint32)) {
 		}
 		w.slots[slot] = 0
 	}
+	w.held = 0
 	for _, i := range all {
 		visit(i)
 	}

@@ -69,6 +69,7 @@ func measure(ctx context.Context, l *lab.Lab, o observer, load load, window time
 	if err := lab.Until(ctx, 10*time.Second, func() error { return o.ready(pid) }); err != nil {
 		return r, err
 	}
+	rest(ctx, lag) // what it does once, at its start, is not idle
 	begin, err := cpu(pid)
 	if err != nil {
 		return r, err
@@ -102,7 +103,8 @@ func measure(ctx context.Context, l *lab.Lab, o observer, load load, window time
 	return r, nil
 }
 
-// lag is the time that observers may take for the last of a load.
+// lag is the time that observers may take for their start, and for the last of a
+// load.
 const lag = 300 * time.Millisecond
 
 func rest(ctx context.Context, d time.Duration) {
