@@ -23,6 +23,14 @@ func (t *tracker) infer(i uint32, e *entry) {
 	}
 }
 
+// passesUnseen says whether a lookup shows that the answers on its link cannot be
+// seen: it entered the node, and its client, which did not get it as far as can
+// be seen, is content all the same. One that asks again did not get it.
+func (t *tracker) passesUnseen(home *place, e *entry) bool {
+	return home.role == client && home.answered == 0 && home.asked >= blindAfter &&
+		e.attempts == 1 && t.now-e.start > contentAfter && t.entered(e)
+}
+
 // blind notes that a link's answers pass unseen.
 func (t *tracker) blind(home *place) {
 	first := !slices.ContainsFunc(t.places.all, func(p place) bool { return p.blind && p.gone == 0 })

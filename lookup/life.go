@@ -91,6 +91,15 @@ func (t *tracker) wait(i uint32, e *entry) (due int64) {
 		return 0
 	}
 	t.gather(e)
+	home := t.home(e)
+	if !home.blind && t.passesUnseen(home, e) {
+		t.blind(home)
+	}
+	if home.blind {
+		if t.infer(i, e); e.is(over) {
+			return 0
+		}
+	}
 	return min(end, t.now+second)
 }
 
@@ -100,11 +109,7 @@ func (t *tracker) stall(i uint32, e *entry) {
 	c := t.askers.all[e.client]
 	t.worry(c, i, e)
 	t.gather(e)
-	home := &t.places.all[c.place]
-	if home.role == client && home.answered == 0 && home.asked >= blindAfter && !home.blind && t.entered(e) {
-		t.blind(home)
-	}
-	if home.blind {
+	if t.home(e).blind {
 		t.infer(i, e)
 		return
 	}

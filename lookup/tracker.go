@@ -25,7 +25,9 @@ const (
 	giveUp      = 10 * second // after the first question
 	giveUpRetry = 6 * second  // after the last one
 	maxLife     = 60 * second
-	clockJump   = 10 * second
+	// contentAfter is when a client that has no answer would have asked again.
+	contentAfter = 5500 * millisecond
+	clockJump    = 10 * second
 )
 
 const (
