@@ -27,7 +27,7 @@ type Config struct {
 	// reported; a second by default.
 	Slow time.Duration
 	// RingBytes is the size of the rings of packets that the sensor shares with
-	// the kernel; 6 MiB by default.
+	// the kernel; 8 MiB by default.
 	RingBytes int
 }
 
@@ -106,10 +106,10 @@ func Open(cfg Config) (*Sensor, error) {
 	if s.watcher, err = openLinkWatcher(cfg.Interfaces); err != nil {
 		return nil, err
 	}
-	if s.ring, err = openRing(program, cfg.RingBytes/3); err != nil {
+	if s.ring, err = openRing(program, cfg.RingBytes/2); err != nil {
 		return nil, errors.Join(err, s.watcher.close())
 	}
-	if s.far, err = openRing(none, cfg.RingBytes-cfg.RingBytes/3); err != nil {
+	if s.far, err = openRing(none, cfg.RingBytes-cfg.RingBytes/2); err != nil {
 		return nil, errors.Join(err, s.ring.close(), s.watcher.close())
 	}
 	if s.waiter, err = newWaiter(s.ring.fd, s.far.fd, s.watcher.fd); err != nil {
