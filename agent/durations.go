@@ -74,13 +74,13 @@ func (d *durations) Collect(ch chan<- prometheus.Metric) {
 // metric gives the histogram as it goes over the wire.
 func (s *durationSum) metric() *dto.Histogram {
 	h := &dto.Histogram{
-		SampleCount: ptr(s.count), SampleSum: ptr(s.sum),
-		Schema: ptr(int32(nativeSchema)), ZeroThreshold: ptr(math.Ldexp(1, -128)), ZeroCount: ptr(uint64(0)),
+		SampleCount: new(s.count), SampleSum: new(s.sum),
+		Schema: new(int32(nativeSchema)), ZeroThreshold: new(math.Ldexp(1, -128)), ZeroCount: new(uint64(0)),
 	}
 	sum := uint64(0)
 	for i, bound := range lookup.DurationBounds {
 		sum += s.classic[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: ptr(bound.Seconds()), CumulativeCount: ptr(sum)})
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: new(bound.Seconds()), CumulativeCount: new(sum)})
 	}
 	// Spans of buckets, each count as the difference to the one before
 	// (Prometheus' native histograms, integer flavour). A gap of one or two
@@ -98,10 +98,10 @@ func (s *durationSum) metric() *dto.Histogram {
 		case n == 0:
 			continue
 		case len(h.PositiveSpan) == 0:
-			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: ptr(int32(i + lookup.NativeOffset)), Length: ptr(uint32(0))})
+			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: new(int32(i + lookup.NativeOffset)), Length: new(uint32(0))})
 			end = i
 		case i-end > gap:
-			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: ptr(int32(i - end)), Length: ptr(uint32(0))})
+			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: new(int32(i - end)), Length: new(uint32(0))})
 			end = i
 		}
 		for end < i {
@@ -112,7 +112,8 @@ func (s *durationSum) metric() *dto.Histogram {
 	return h
 }
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }
 
 // histogram is one series of durations.
 type histogram struct {
@@ -126,8 +127,8 @@ func (h *histogram) Desc() *prometheus.Desc { return durationDesc }
 // Write implements prometheus.Metric.
 func (h *histogram) Write(m *dto.Metric) error {
 	m.Label = []*dto.LabelPair{
-		{Name: ptr("namespace"), Value: ptr(h.key.namespace)},
-		{Name: ptr("resolver"), Value: ptr(h.key.resolver)},
+		{Name: new("namespace"), Value: new(h.key.namespace)},
+		{Name: new("resolver"), Value: new(h.key.resolver)},
 	}
 	m.Histogram = h.data
 	return nil

@@ -52,14 +52,15 @@ func newNode(t *testing.T, services ...netip.Addr) *node {
 		n.servers = append(n.servers, s)
 		addrs = append(addrs, s.Addr4)
 	}
-	config := "clusterDomain: cluster.test\nclusterDNS:\n"
+	var config strings.Builder
+	config.WriteString("clusterDomain: cluster.test\nclusterDNS:\n")
 	for _, s := range services {
 		if err := n.AddService(s, lab.Random, addrs...); err != nil {
 			t.Fatal(err)
 		}
-		config += "- " + s.String() + "\n"
+		config.WriteString("- " + s.String() + "\n")
 	}
-	n.write("var/lib/kubelet/config.yaml", config)
+	n.write("var/lib/kubelet/config.yaml", config.String())
 	return n
 }
 

@@ -80,7 +80,9 @@ func (l *Load) Lookups(ctx context.Context, nameserver netip.Addr, rate int, tim
 		to := netip.AddrPortFrom(nameserver, dnsPort)
 		for i, qtype := range []byte{1, 28} {
 			question := []byte("\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04load\x04test\x00\x00\x00\x00\x01")
-			question[1], question[len(question)-3] = byte(i), qtype
+			// Ids as musl has them: somewhere, and close together.
+			binary.BigEndian.PutUint16(question, uint16(l.flows*40503)+uint16(i)*130)
+			question[len(question)-3] = qtype
 			if err := l.send(src, to, question); err != nil {
 				return err
 			}
