@@ -113,8 +113,6 @@ func (s *durationSum) metric() *dto.Histogram {
 }
 
 //go:fix inline
-func ptr[T any](v T) *T { return new(v) }
-
 // histogram is one series of durations.
 type histogram struct {
 	key  durationKey
