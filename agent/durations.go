@@ -112,7 +112,6 @@ func (s *durationSum) metric() *dto.Histogram {
 	return h
 }
 
-//go:fix inline
 // histogram is one series of durations.
 type histogram struct {
 	key  durationKey
