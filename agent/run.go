@@ -39,7 +39,7 @@ const (
 // the error names what failed, and what an operator can do where that is
 // known.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, cfg, log, version, rim{listen: listen, conntrack: openConntrack, lookup: openLookup, finder: openFinder, probe: newProbe})
+	return run(ctx, cfg, log, version, realRim())
 }
 
 // rim is where the agent meets the kernel, the container runtime and the
@@ -50,6 +50,11 @@ type rim struct {
 	lookup    func(lookup.Config) (lookupSource, error)
 	finder    func(workload.Config) (finder, error)
 	probe     func(Config, *slog.Logger) (prober, error) // nil when it is off
+}
+
+// realRim is the rim of the agent that runs on a node.
+func realRim() rim {
+	return rim{listen: listen, conntrack: openConntrack, lookup: openLookup, finder: openFinder, probe: newProbe}
 }
 
 // sensor is what the agent needs of a conntrack.Sensor.
