@@ -3,18 +3,14 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodestead/nodestead/internal/lab"
 )
@@ -39,27 +35,13 @@ func newBoxAgent(t *testing.T, cfg lab.BoxConfig) *boxAgent {
 }
 
 // start runs the agent in the node's network until the test ends.
-func (a *boxAgent) start(change func(*Config)) {
+func (a *boxAgent) start() {
 	a.t.Helper()
 	cfg := Default()
 	cfg.HTTP.Watch = kernelAddress
 	cfg.HostRoot = Directory(a.box.Root())
-	if change != nil {
-		change(&cfg)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	a.stop = stop
-	log := slog.New(slog.NewTextHandler(&a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is in the node's namespace
-		if err := unix.Setns(a.Node().FD(), unix.CLONE_NEWNET); err != nil {
-			a.ended <- err
-			return
-		}
-		a.ended <- a.run(ctx, cfg, log, Version{Version: "test"})
-	}()
 	a.t.Cleanup(func() {
-		stop()
+		a.stop()
 		select {
 		case err := <-a.ended:
 			if err != nil {
@@ -69,13 +51,7 @@ func (a *boxAgent) start(change func(*Config)) {
 			a.t.Error("the agent does not stop")
 		}
 	})
-	a.until("/readyz answers ok", func() error {
-		body, err := a.get("/readyz")
-		if err == nil && body != "ok\n" {
-			err = errors.New(body)
-		}
-		return err
-	})
+	a.launch(cfg, a.run)
 }
 
 // service makes a DNS service of servers with these rules.

@@ -90,7 +90,7 @@ func TestCauses(t *testing.T) {
 		Namespace: "shop", Name: "wasteful", Containers: []string{"build"}, Nameservers: []netip.Addr{cluster},
 		Search: []string{"shop.svc.cluster.local", "svc.cluster.local", "cluster.local"}, Options: []string{"ndots:5"},
 	})
-	a.start(nil)
+	a.start()
 
 	together := []*scene{
 		{

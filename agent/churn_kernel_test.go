@@ -33,7 +33,7 @@ func TestAddressReuse(t *testing.T) {
 	)
 	a := newBoxAgent(t, lab.BoxConfig{PodRange: 1})
 	service, servers := a.service("10.96.0.10", lab.Random, 1, lab.Rule{Name: "silent.test.", Drop: true}, lab.Rule{Name: "*", Addrs: both})
-	a.start(nil)
+	a.start()
 
 	want := make(map[string]int) // incidents by pod
 	var before *lab.CRIPod
@@ -191,7 +191,7 @@ func TestChurn(t *testing.T) {
 	a.run = func(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
 		return run(ctx, cfg, log, version, seam.rim())
 	}
-	a.start(nil)
+	a.start()
 
 	live := func(name string) error {
 		p, err := a.box.RunPod(t.Context(), lab.CRIPodConfig{Namespace: "ci", Name: name, Nameservers: []netip.Addr{service}})

@@ -181,7 +181,7 @@ func healthy(t *testing.T, cni lab.CNI, rounds int) {
 		}
 		return run(ctx, cfg, log, version, rim)
 	}
-	a.start(nil)
+	a.start()
 
 	began := time.Now()
 	var wg sync.WaitGroup

@@ -53,10 +53,18 @@ func newKernelAgent(t *testing.T) *kernelAgent {
 	if a.pod, err = a.AddPod(lab.PodConfig{Name: "musl", Nameservers: []netip.Addr{service}}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	a.stop = stop
 	cfg := Default()
 	cfg.HTTP.Watch = kernelAddress
+	a.launch(cfg, Run)
+	t.Cleanup(a.stop)
+	return a
+}
+
+// launch runs the agent in the node's network and waits until it is ready.
+func (a *kernelAgent) launch(cfg Config, run func(context.Context, Config, *slog.Logger, Version) error) {
+	a.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
 	log := slog.New(slog.NewTextHandler(&a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread is in the node's namespace
@@ -64,9 +72,8 @@ func newKernelAgent(t *testing.T) *kernelAgent {
 			a.ended <- err
 			return
 		}
-		a.ended <- Run(ctx, cfg, log, Version{Version: "test"})
+		a.ended <- run(ctx, cfg, log, Version{Version: "test"})
 	}()
-	t.Cleanup(stop)
 	a.until("/readyz answers ok", func() error {
 		body, err := a.get("/readyz")
 		if err == nil && body != "ok\n" {
@@ -74,7 +81,6 @@ func newKernelAgent(t *testing.T) *kernelAgent {
 		}
 		return err
 	})
-	return a
 }
 
 func (a *kernelAgent) get(path string) (string, error) {

@@ -92,7 +92,7 @@ func (a *boxAgent) flows(server netip.Addr) (n int, err error) {
 // blind is said, as long as it is.
 func TestNotTracked(t *testing.T) {
 	a := newBoxAgent(t, lab.BoxConfig{})
-	a.start(nil)
+	a.start()
 	const blind = `nodestead_sensor_blind{reason="notrack",sensor="conntrack"}`
 	a.metric(blind, "0")
 

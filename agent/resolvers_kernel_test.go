@@ -72,7 +72,7 @@ func TestResolvers(t *testing.T) {
 	names := slices.Sorted(maps.Keys(known))
 	a := newBoxAgent(t, lab.BoxConfig{})
 	service, servers := a.service("10.96.0.10", lab.Random, 2, known.rules()...)
-	a.start(nil)
+	a.start()
 
 	want := make(map[string]string)
 	var wg sync.WaitGroup

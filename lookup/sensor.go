@@ -101,7 +101,7 @@ func Open(cfg Config) (*Sensor, error) {
 	}
 	s := &Sensor{cfg: cfg}
 	s.newSink = func(emit func(Event)) sink {
-		return newTracker(trackerConfig{ports: cfg.Ports, pending: cfg.Pending, slow: cfg.Slow}, emit)
+		return newTracker(trackerConfig{pending: cfg.Pending, slow: cfg.Slow}, emit)
 	}
 	if s.watcher, err = openLinkWatcher(cfg.Interfaces); err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func TestLostInFlood(t *testing.T) {
 	}
 	var skips atomic.Int64
 	s.newSink = func(emit func(Event)) sink {
-		return skipping{newTracker(trackerConfig{ports: []uint16{53}}, emit), &skips}
+		return skipping{newTracker(trackerConfig{}, emit), &skips}
 	}
 	var mu sync.Mutex
 	lookups := map[string]Lookup{}

@@ -46,7 +46,6 @@ const (
 
 // trackerConfig is what the tracker needs to know.
 type trackerConfig struct {
-	ports   []uint16      // that servers listen on
 	pending int           // how many lookups it holds at most, 0 for 100,000
 	slow    time.Duration // an answer after this is reported as slow, 0 for a second
 }
