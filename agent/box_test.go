@@ -19,14 +19,14 @@ import (
 type boxAgent struct {
 	*kernelAgent
 	box *lab.Box
-	run func(context.Context, Config, *slog.Logger, Version) error // Run, if a test sets no other
+	run func(context.Context, Config, *slog.Logger, Version) error // Watch, if a test sets no other
 }
 
 // newBoxAgent boots a node. The agent is started by start, once the test has
 // made its services.
 func newBoxAgent(t *testing.T, cfg lab.BoxConfig) *boxAgent {
 	t.Helper()
-	a := &boxAgent{kernelAgent: &kernelAgent{Lab: lab.ForTest(t), t: t, ended: make(chan error, 1)}, run: Run}
+	a := &boxAgent{kernelAgent: &kernelAgent{Lab: lab.ForTest(t), t: t, ended: make(chan error, 1)}, run: Watch}
 	var err error
 	if a.box, err = a.Boot(t.Context(), cfg); err != nil {
 		t.Fatal(err)

@@ -111,7 +111,7 @@ type churnRim struct {
 
 func (c *churnRim) rim() rim {
 	return rim{
-		listen: listen, conntrack: openConntrack, probe: newProbe,
+		conntrack: openConntrack, probe: newProbe,
 		lookup: func(cfg lookup.Config) (lookupSource, error) {
 			s, err := openLookup(cfg)
 			c.mu.Lock()
@@ -189,7 +189,7 @@ func TestChurn(t *testing.T) {
 		lab.Rule{Name: "fails.test.", Rcode: dns.RcodeServerFailure}, lab.Rule{Name: "*", Addrs: both})
 	seam := &churnRim{gone: make(map[string]int)}
 	a.run = func(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-		return run(ctx, cfg, log, version, seam.rim())
+		return watch(ctx, cfg, log, version, listen, seam.rim())
 	}
 	a.start()
 

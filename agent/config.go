@@ -19,6 +19,7 @@ type Config struct {
 	HTTP     HTTPConfig  `yaml:"http"`
 	HostRoot Directory   `yaml:"host_root" syntax:"directory" help:"where the host's file system is mounted; without /host it is /"`
 	Names    NamesConfig `yaml:"names"`
+	Trust    TrustConfig `yaml:"trust"`
 }
 
 // LogConfig is how the agent logs.
@@ -30,6 +31,7 @@ type LogConfig struct {
 // HTTPConfig is where the agent serves HTTP.
 type HTTPConfig struct {
 	Watch Address `yaml:"watch" syntax:"address" help:"IP address (none: all) and port of /metrics, /healthz, /readyz and /api/v1/incidents"`
+	Trust Address `yaml:"trust" syntax:"address" help:"the same for the trust half alone: /metrics, /healthz and /readyz"`
 }
 
 // NamesConfig is about DNS lookups.
@@ -70,7 +72,7 @@ type MetricsConfig struct {
 func Default() Config {
 	return Config{
 		Log:      LogConfig{Level: Level(slog.LevelInfo), Format: Text},
-		HTTP:     HTTPConfig{Watch: ":9853"},
+		HTTP:     HTTPConfig{Watch: ":9853", Trust: ":9854"},
 		HostRoot: "/host",
 		Names: NamesConfig{
 			Ports:     Ports{53},
@@ -79,6 +81,7 @@ func Default() Config {
 			Probe:     ProbeConfig{Interval: Duration(30 * time.Second)},
 			Metrics:   MetricsConfig{PodLabel: true},
 		},
+		Trust: defaultTrust(),
 	}
 }
 

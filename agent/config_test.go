@@ -41,6 +41,7 @@ func TestKeys(t *testing.T) {
 		"log.level NODESTEAD_LOG_LEVEL info",
 		"log.format NODESTEAD_LOG_FORMAT text",
 		"http.watch NODESTEAD_HTTP_WATCH :9853",
+		"http.trust NODESTEAD_HTTP_TRUST :9854",
 		"host_root NODESTEAD_HOST_ROOT /host",
 		"names.ports NODESTEAD_NAMES_PORTS 53",
 		"names.lookups.interfaces NODESTEAD_NAMES_LOOKUPS_INTERFACES ",
@@ -52,6 +53,23 @@ func TestKeys(t *testing.T) {
 		"names.probe.nameservers NODESTEAD_NAMES_PROBE_NAMESERVERS ",
 		"names.probe.interval NODESTEAD_NAMES_PROBE_INTERVAL 30s",
 		"names.metrics.pod_label NODESTEAD_NAMES_METRICS_POD_LABEL true",
+		"trust.sources NODESTEAD_TRUST_SOURCES /etc/nodestead/ca",
+		"trust.allow NODESTEAD_TRUST_ALLOW ",
+		"trust.overlap NODESTEAD_TRUST_OVERLAP 0s",
+		"trust.interval NODESTEAD_TRUST_INTERVAL 1m0s",
+		"trust.store NODESTEAD_TRUST_STORE auto",
+		"trust.certs_d NODESTEAD_TRUST_CERTS_D auto",
+		"trust.registries NODESTEAD_TRUST_REGISTRIES ",
+		"trust.runtimes.docker.enabled NODESTEAD_TRUST_RUNTIMES_DOCKER_ENABLED auto",
+		"trust.runtimes.docker.unit NODESTEAD_TRUST_RUNTIMES_DOCKER_UNIT docker.service",
+		"trust.runtimes.docker.restart NODESTEAD_TRUST_RUNTIMES_DOCKER_RESTART auto",
+		"trust.runtimes.docker.disruptive NODESTEAD_TRUST_RUNTIMES_DOCKER_DISRUPTIVE false",
+		"trust.runtimes.containerd.enabled NODESTEAD_TRUST_RUNTIMES_CONTAINERD_ENABLED auto",
+		"trust.runtimes.containerd.unit NODESTEAD_TRUST_RUNTIMES_CONTAINERD_UNIT containerd.service",
+		"trust.runtimes.containerd.restart NODESTEAD_TRUST_RUNTIMES_CONTAINERD_RESTART auto",
+		"trust.runtimes.crio.enabled NODESTEAD_TRUST_RUNTIMES_CRIO_ENABLED auto",
+		"trust.runtimes.crio.unit NODESTEAD_TRUST_RUNTIMES_CRIO_UNIT crio.service",
+		"trust.runtimes.crio.restart NODESTEAD_TRUST_RUNTIMES_CRIO_RESTART auto",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("keys (-want +got):\n%s", diff)
@@ -89,18 +107,25 @@ func TestExampleIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	zero := map[string]string{
+		"log.level":                        "\n  level: info\n",
+		"trust.overlap":                    "\n  overlap: 0s\n",
+		"trust.runtimes.docker.disruptive": "\n      disruptive: false\n",
+	}
 	l := newLoader()
 	l.cfg = Config{}
 	l.file(file, data)
 	v := reflect.ValueOf(l.cfg)
 	for _, key := range Keys() {
-		// Info is the zero Level, so a zero value may still have been set.
-		if v.FieldByIndex(key.index).IsZero() && key.Path != "log.level" && key.empty == "" {
+		// A default that is the zero value may still have been set.
+		if v.FieldByIndex(key.index).IsZero() && zero[key.Path] == "" && key.empty == "" {
 			t.Errorf("the example lacks %s", key.Path)
 		}
 	}
-	if !strings.Contains(string(data), "\n  level: info\n") {
-		t.Error("the example lacks log.level")
+	for path, line := range zero {
+		if !strings.Contains(string(data), line) {
+			t.Errorf("the example lacks %s", path)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ var runner = workload.Workload{Namespace: "ci", Pod: "runner", Container: "helpe
 // newTestDesk is a desk with a lookup sensor and a runtime that knows pods.
 func newTestDesk(pods map[netip.Addr]workload.Workload) (*desk, *fakeFinder) {
 	f := &fakeFinder{pods: pods}
-	m := newMetrics(prometheus.NewRegistry(), Version{}, true, readers{}, slog.New(slog.DiscardHandler))
+	m := newMetrics(prometheus.NewRegistry(), true, readers{}, slog.New(slog.DiscardHandler))
 	return newDesk(true, f, m, newReporter(slog.New(slog.DiscardHandler)), &history{}), f
 }
 

@@ -58,10 +58,16 @@ func newFakeSensor() *fakeSensor {
 	}
 }
 
+// watch is Watch with a listener and a rim of the test's.
+func watch(ctx context.Context, cfg Config, log *slog.Logger, version Version, listen listenFunc, rim rim) error {
+	return run(ctx, door{"http.watch", cfg.HTTP.Watch, listen}, log, version, newNames(cfg, log, rim))
+}
+
+type listenFunc func(ctx context.Context, key, address string) (net.Listener, error)
+
 // rim is one with this sensor, a lookup sensor and a finder.
-func (f *fakeSensor) rim(listen func(context.Context, string) (net.Listener, error)) rim {
+func (f *fakeSensor) rim() rim {
 	return rim{
-		listen:    listen,
 		conntrack: func(conntrack.Config) (sensor, error) { return f, nil },
 		lookup: func(lookup.Config) (lookupSource, error) {
 			if f.lookups == nil {
@@ -150,7 +156,7 @@ type pipes struct {
 
 func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
 
-func (p *pipes) listen(context.Context, string) (net.Listener, error) { return p, nil }
+func (p *pipes) listen(context.Context, string, string) (net.Listener, error) { return p, nil }
 
 func (p *pipes) Accept() (net.Conn, error) {
 	select {

@@ -179,7 +179,7 @@ func healthy(t *testing.T, cni lab.CNI, rounds int) {
 			cfg.RingBytes = 64 << 20
 			return openLookup(cfg)
 		}
-		return run(ctx, cfg, log, version, rim)
+		return watch(ctx, cfg, log, version, listen, rim)
 	}
 	a.start()
 

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,14 +17,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// listen opens the address of the key http.watch.
-func listen(ctx context.Context, address string) (net.Listener, error) {
+// listen opens the address of a key, such as http.watch.
+func listen(ctx context.Context, key, address string) (net.Listener, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err == nil {
 		return listener, nil
 	}
-	err = fmt.Errorf("http.watch %s: %w", address, innermost(err))
+	err = fmt.Errorf("%s %s: %w", key, address, innermost(err))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		err = fmt.Errorf("%w: stop what listens there, or set another address", err)
@@ -41,12 +43,13 @@ func innermost(err error) error {
 	return err
 }
 
-// health is what /healthz and /readyz answer from. The zero value is an agent
-// whose loops have not started.
+// health is what one half contributes to /healthz and /readyz. The zero value is
+// one whose loops have not started.
 type health struct {
 	mu sync.Mutex
 	// alive: the loops run, or have ended because they were told to.
-	// ready: the sensor is open and reads. why explains what is false.
+	// ready: the sensor is open and reads; the first pass is done. why explains
+	// what is false.
 	alive, ready bool
 	why          string
 }
@@ -63,21 +66,18 @@ func (h *health) state() (alive, ready bool, why string) {
 	return h.alive, h.ready, h.why
 }
 
-func newServer(registry *prometheus.Registry, h *health, incidents http.Handler, log *slog.Logger) *http.Server {
+// newServer adds the pages that every agent has to the mux of its halves.
+func newServer(mux *http.ServeMux, registry *prometheus.Registry, healths []*health, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
-	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            errorLog,
 		MaxRequestsInFlight: 8,
 	}))
-	mux.Handle("GET /api/v1/incidents", incidents)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		alive, _, why := h.state()
-		answer(w, alive, why)
+		answer(w, healths, func(alive, _ bool) bool { return alive })
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		_, ready, why := h.state()
-		answer(w, ready, why)
+		answer(w, healths, func(_, ready bool) bool { return ready })
 	})
 	return &http.Server{
 		Handler:           mux,
@@ -100,12 +100,19 @@ func shutdown(server *http.Server, while time.Duration) error {
 	return server.Close()
 }
 
-func answer(w http.ResponseWriter, good bool, why string) {
+// answer says ok when all halves are good, and else why not.
+func answer(w http.ResponseWriter, healths []*health, good func(alive, ready bool) bool) {
+	var whys []string
+	for _, h := range healths {
+		if alive, ready, why := h.state(); !good(alive, ready) && !slices.Contains(whys, why) {
+			whys = append(whys, why)
+		}
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if good {
+	if len(whys) == 0 {
 		fmt.Fprintln(w, "ok")
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
-	fmt.Fprintln(w, why)
+	fmt.Fprintln(w, strings.Join(whys, "; "))
 }

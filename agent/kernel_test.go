@@ -55,7 +55,7 @@ func newKernelAgent(t *testing.T) *kernelAgent {
 	}
 	cfg := Default()
 	cfg.HTTP.Watch = kernelAddress
-	a.launch(cfg, Run)
+	a.launch(cfg, Watch)
 	t.Cleanup(a.stop)
 	return a
 }

@@ -46,7 +46,7 @@ lookup: {}
 		`http.watch (n.yaml:6): is set twice, first in line 5`,
 		`names.ports[1] (n.yaml:10): "70000" is no port: want 1 to 65535`,
 		`names.ports[2] (n.yaml:11): want a number, not "54"`,
-		`lookup (n.yaml:12): unknown key: known here are log, http, host_root, names`,
+		`lookup (n.yaml:12): unknown key: known here are log, http, host_root, names, trust`,
 		`log.level (NODESTEAD_LOG_LEVEL): "verbose" is no level: want debug, info, warn or error`,
 		`log.format (NODESTEAD_LOG_FORMAT): is empty: leave it out for the default, text`,
 		`names.ports[1] (NODESTEAD_NAMES_PORTS): "x" is no port: want 1 to 65535`,
@@ -66,9 +66,9 @@ func TestBadFiles(t *testing.T) {
 	}{
 		{"syntax", "log: [", []string{"n.yaml: line 1: did not find expected node content"}},
 		{"two documents", "log: {}\n---\nlog: {}\n", []string{"n.yaml:2: a second YAML document begins here: the file must hold one"}},
-		{"list at the top", "- log\n", []string{"n.yaml:1: want a section with the keys log, http, host_root, names"}},
+		{"list at the top", "- log\n", []string{"n.yaml:1: want a section with the keys log, http, host_root, names, trust"}},
 		{"text for a section", "log: info\n", []string{"log (n.yaml:1): want a section with the keys level, format"}},
-		{"dotted key", "log.level: info\n", []string{"log.level (n.yaml:1): unknown key: known here are log, http, host_root, names"}},
+		{"dotted key", "log.level: info\n", []string{"log.level (n.yaml:1): unknown key: known here are log, http, host_root, names, trust"}},
 		{"case", "log: {Level: info}\n", []string{"log.Level (n.yaml:1): unknown key: known here are level, format"}},
 		{"no value", "log:\n  level:\n", []string{"log.level (n.yaml:2): has no value: leave it out for the default, info"}},
 		{"list for one value", "log: {level: [info]}\n", []string{"log.level (n.yaml:1): want one value (debug|info|warn|error)"}},
@@ -83,8 +83,8 @@ func TestBadFiles(t *testing.T) {
 			"names.ports (n.yaml:1): 17 values are too many: at most 16",
 		}},
 		{"tag", "log: {format: !!binary text}\n", []string{"log.format (n.yaml:1): has the tag !!binary: want a plain value"}},
-		{"merge", "log: &l {level: info}\nhttp: {<<: *l}\n", []string{"http.<< (n.yaml:2): unknown key: known here are watch"}},
-		{"key over two lines", "\"a\\nb\": 1\n", []string{"a b (n.yaml:1): unknown key: known here are log, http, host_root, names"}},
+		{"merge", "log: &l {level: info}\nhttp: {<<: *l}\n", []string{"http.<< (n.yaml:2): unknown key: known here are watch, trust"}},
+		{"key over two lines", "\"a\\nb\": 1\n", []string{"a b (n.yaml:1): unknown key: known here are log, http, host_root, names, trust"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

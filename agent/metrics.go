@@ -28,7 +28,7 @@ const (
 	orphaned = "orphaned"
 )
 
-// metrics are what is counted. What the kernel and the sensors count themselves
+// metrics are what names counts. What the kernel and the sensors count themselves
 // is read at scrape (sensorCollector).
 type metrics struct {
 	pods bool // failures have the pod as a label
@@ -60,9 +60,26 @@ const keepSeries = 5 * time.Minute
 // namespaces come and go as well.
 const keepNamespace = 2 * time.Hour
 
-// newMetrics registers all metrics of the agent, with every known label value
-// at 0.
-func newMetrics(registry *prometheus.Registry, version Version, pods bool, from readers, log *slog.Logger) *metrics {
+// registerCommon registers what every agent has, whichever its halves: build_info,
+// Go's metrics and those of the process.
+func registerCommon(registry *prometheus.Registry, version Version) {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "nodestead_build_info",
+		Help: "Always 1; the labels are the version, the commit and the Go release that the agent was built from.",
+		ConstLabels: prometheus.Labels{
+			"version": version.Version, "commit": version.Commit, "goversion": version.Go,
+		},
+	})
+	build.Set(1)
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		build,
+	)
+}
+
+// newMetrics registers the metrics of names, with every known label value at 0.
+func newMetrics(registry *prometheus.Registry, pods bool, from readers, log *slog.Logger) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nodestead_" + name, Help: help}, labels)
 	}
@@ -103,14 +120,6 @@ func newMetrics(registry *prometheus.Registry, version Version, pods bool, from 
 		gone: make(map[podName]time.Time),
 		used: make(map[string]time.Time),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "nodestead_build_info",
-		Help: "Always 1; the labels are the version, the commit and the Go release that the agent was built from.",
-		ConstLabels: prometheus.Labels{
-			"version": version.Version, "commit": version.Commit, "goversion": version.Go,
-		},
-	})
-	build.Set(1)
 	for _, cause := range incident.TimeoutCauses() {
 		m.timeouts.WithLabelValues("", "", "", string(cause))
 	}
@@ -127,9 +136,7 @@ func newMetrics(registry *prometheus.Registry, version Version, pods bool, from 
 		m.blind.WithLabelValues(lookupSensor, string(reason))
 	}
 	registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, m.lookups, m.durations, m.timeouts, m.failures, m.retransmissions, m.wasted, m.collisions, m.blind,
+		m.lookups, m.durations, m.timeouts, m.failures, m.retransmissions, m.wasted, m.collisions, m.blind,
 		m.probes, m.probeDurations,
 		&sensorCollector{from: from, log: log},
 	)

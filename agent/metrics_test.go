@@ -29,7 +29,8 @@ import (
 
 func newTestMetrics(from reader) (*prometheus.Registry, *metrics) {
 	registry := prometheus.NewPedanticRegistry()
-	return registry, newMetrics(registry, Version{"v1", "abc", "go1"}, true, readers{from, (&fakeLookups{}).Counters}, slog.New(slog.DiscardHandler))
+	registerCommon(registry, Version{"v1", "abc", "go1"})
+	return registry, newMetrics(registry, true, readers{from, (&fakeLookups{}).Counters}, slog.New(slog.DiscardHandler))
 }
 
 func compare(t *testing.T, registry *prometheus.Registry, want string, names ...string) {
@@ -302,11 +303,18 @@ func TestSeriesOfNamespacesThatAreGone(t *testing.T) {
 	}
 }
 
+// newSeededRegistry has a series of each metric of both halves.
+func newSeededRegistry() *prometheus.Registry {
+	registry, m := newTestMetrics(newFakeSensor())
+	seed(m)
+	newTrustMetrics(registry, Default().Trust).set(full())
+	return registry
+}
+
 // TestMetricsDocumented holds docs/metrics.md: a row for each metric, with its
 // type and labels, and each reason and cause.
 func TestMetricsDocumented(t *testing.T) {
-	registry, m := newTestMetrics(newFakeSensor())
-	seed(m)
+	registry := newSeededRegistry()
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -365,8 +373,7 @@ func TestMetricsDocumented(t *testing.T) {
 }
 
 func TestPromlint(t *testing.T) {
-	registry, m := newTestMetrics(newFakeSensor())
-	seed(m)
+	registry := newSeededRegistry()
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

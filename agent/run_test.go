@@ -32,23 +32,23 @@ type running struct {
 }
 
 // start runs an agent until the sensor runs.
-func start(t *testing.T, fake *fakeSensor, listen func(context.Context, string) (net.Listener, error), logs *logs) *running {
+func start(t *testing.T, fake *fakeSensor, listen listenFunc, logs *logs) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{sensor: fake, logs: logs, cancel: cancel, result: make(chan error, 1)}
 	cfg := Default()
 	cfg.HTTP.Watch = "127.0.0.1:0"
 	go func() {
-		r.result <- run(ctx, cfg, NewLogger(logs, cfg.Log), Version{"v1", "abc", "go1"}, fake.rim(listen))
+		r.result <- watch(ctx, cfg, NewLogger(logs, cfg.Log), Version{"v1", "abc", "go1"}, listen, fake.rim())
 	}()
 	<-fake.running
 	return r
 }
 
 // bound listens on an address of the kernel's choice, and tells it.
-func bound(address *string) func(context.Context, string) (net.Listener, error) {
-	return func(ctx context.Context, want string) (net.Listener, error) {
-		listener, err := listen(ctx, want)
+func bound(address *string) listenFunc {
+	return func(ctx context.Context, key, want string) (net.Listener, error) {
+		listener, err := listen(ctx, key, want)
 		if err == nil {
 			*address = listener.Addr().String()
 		}
@@ -226,8 +226,7 @@ func TestPortInUse(t *testing.T) {
 	defer busy.Close()
 	cfg := Default()
 	cfg.HTTP.Watch = Address(busy.Addr().String())
-	err = run(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, rim{
-		listen: listen,
+	err = watch(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, listen, rim{
 		conntrack: func(conntrack.Config) (sensor, error) {
 			t.Error("the sensor was opened")
 			return nil, errors.New("not here")
@@ -240,7 +239,7 @@ func TestPortInUse(t *testing.T) {
 }
 
 func TestAddressOfAnotherNode(t *testing.T) {
-	_, err := listen(t.Context(), "192.0.2.1:9853")
+	_, err := listen(t.Context(), "http.watch", "192.0.2.1:9853")
 	const want = "http.watch 192.0.2.1:9853: cannot assign requested address: it is no address of this node"
 	if err == nil || err.Error() != want {
 		t.Errorf("listen gives %v, want %s", err, want)
@@ -256,8 +255,7 @@ func TestSensorThatCannotBeOpened(t *testing.T) {
 		var got conntrack.Config
 		cfg := Default()
 		cfg.Names.Ports = Ports{53, 5353}
-		err := run(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, rim{
-			listen: listener.listen,
+		err := watch(t.Context(), cfg, slog.New(slog.DiscardHandler), Version{}, listener.listen, rim{
 			conntrack: func(cfg conntrack.Config) (sensor, error) {
 				got = cfg
 				return nil, cause
@@ -279,7 +277,7 @@ func TestSensorThatCannotBeOpened(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	h := &health{why: "not yet"}
-	handler := newServer(prometheus.NewRegistry(), h, &history{}, slog.New(slog.DiscardHandler)).Handler
+	handler := newServer(http.NewServeMux(), prometheus.NewRegistry(), []*health{h}, slog.New(slog.DiscardHandler)).Handler
 	check := func(path string, status int, body string) {
 		t.Helper()
 		w := httptest.NewRecorder()

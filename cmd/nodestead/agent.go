@@ -13,28 +13,32 @@ import (
 	"github.com/nodestead/nodestead/agent"
 )
 
-// startFunc is agent.Run.
-type startFunc func(context.Context, agent.Config, *slog.Logger, agent.Version) error
-
-// newAgent makes of cmd a command that runs the agent.
-func newAgent(stderr io.Writer, start startFunc, cmd *cobra.Command) *cobra.Command {
+// newAgent makes of cmd a command that runs the agent until a signal.
+func newAgent(stderr io.Writer, start func(context.Context, agent.Config, *slog.Logger, agent.Version) error, cmd *cobra.Command) *cobra.Command {
 	load := addSettings(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		cfg, err := load()
 		if err != nil {
 			return err
 		}
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		// The first signal ends ctx; once it is no longer caught, a second
-		// one kills.
-		defer context.AfterFunc(ctx, stop)()
-		if err := start(ctx, cfg, agent.NewLogger(stderr, cfg.Log), builtFrom()); err != nil {
-			return failure{err}
-		}
-		return nil
+		return untilSignal(func(ctx context.Context) error {
+			return start(ctx, cfg, agent.NewLogger(stderr, cfg.Log), builtFrom())
+		})
 	}
 	return cmd
+}
+
+// untilSignal runs what stops when a signal ends its context. Its error is one at
+// run time.
+func untilSignal(fn func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends ctx; once it is no longer caught, a second one kills.
+	defer context.AfterFunc(ctx, stop)()
+	if err := fn(ctx); err != nil {
+		return failure{err}
+	}
+	return nil
 }
 
 // addSettings gives cmd a flag for each key of the agent's configuration, and

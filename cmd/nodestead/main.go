@@ -3,9 +3,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -24,7 +26,17 @@ const (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	return execute(args, stdout, stderr, agent.Run)
+	return execute(args, stdout, stderr, work{
+		run: agent.Run, watch: agent.Watch, trust: agent.Trust,
+		once: agent.TrustOnce, uninstall: agent.TrustUninstall, plan: agent.TrustPlan,
+	})
+}
+
+// work is what the commands do; all of it is package agent's.
+type work struct {
+	run, watch, trust func(context.Context, agent.Config, *slog.Logger, agent.Version) error
+	once, uninstall   func(context.Context, agent.Config, *slog.Logger) error
+	plan              func(context.Context, agent.Config, *slog.Logger, io.Writer) error
 }
 
 // failure is an error at run time; any other is one of usage.
@@ -33,9 +45,9 @@ type failure struct{ error }
 // Unwrap gives the error itself.
 func (f failure) Unwrap() error { return f.error }
 
-// execute is run with the agent given, for tests.
-func execute(args []string, stdout, stderr io.Writer, start startFunc) int {
-	root := newRoot(stderr, start)
+// execute is run with the work given, for tests.
+func execute(args []string, stdout, stderr io.Writer, work work) int {
+	root := newRoot(stderr, work)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -64,13 +76,14 @@ func execute(args []string, stdout, stderr io.Writer, start startFunc) int {
 	return exitUsage
 }
 
-func newRoot(stderr io.Writer, start startFunc) *cobra.Command {
+func newRoot(stderr io.Writer, work work) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nodestead",
-		Short: "nodestead finds out why DNS lookups of pods on this node are lost",
+		Short: "nodestead settles names and trust on this node",
 		Long: `nodestead runs on every Kubernetes node. It sees the DNS lookups of pods, and says
 in its log and in metrics which of them were lost, whose they were, why, and
-what to do.`,
+what to do. And it makes the node, and the daemons that pull images, trust a
+private CA.`,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
 		DisableSuggestions: true, // an error is one line
@@ -80,16 +93,21 @@ what to do.`,
 		return fmt.Errorf("%w; %s --help lists the flags", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newAgent(stderr, start, &cobra.Command{
+		newAgent(stderr, work.run, &cobra.Command{
 			Use:   "run",
-			Short: "run the agent",
-			Long:  "run runs the agent until SIGTERM or SIGINT. It watches DNS lookups: today\nthat is all it does, and watch is the same.\n\n" + settings,
+			Short: "run the agent: names and trust",
+			Long: `run runs both halves of the agent until SIGTERM or SIGINT: it watches DNS lookups
+as watch does, and installs the private CA as trust does. It serves HTTP on
+http.watch.
+
+` + settings,
 		}),
-		newAgent(stderr, start, &cobra.Command{
+		newAgent(stderr, work.watch, &cobra.Command{
 			Use:   "watch",
 			Short: "watch DNS lookups",
-			Long:  "watch watches DNS lookups until SIGTERM or SIGINT. Today run\ndoes the same.\n\n" + settings,
+			Long:  "watch watches DNS lookups until SIGTERM or SIGINT. It changes nothing on the node.\n\n" + settings,
 		}),
+		newTrust(stderr, work),
 		newDoctor(),
 		newVersion(),
 	)

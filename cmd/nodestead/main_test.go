@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -20,13 +21,33 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	with := func(start startFunc) func() {
-		return func() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr, start)) }
+	with := func(start func(context.Context, agent.Config, *slog.Logger, agent.Version) error) func() {
+		named := func(name string) func(context.Context, agent.Config, *slog.Logger) error {
+			return func(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
+				return start(ctx, cfg, log.With("work", name), agent.Version{})
+			}
+		}
+		long := func(name string) func(context.Context, agent.Config, *slog.Logger, agent.Version) error {
+			return func(ctx context.Context, cfg agent.Config, log *slog.Logger, v agent.Version) error {
+				return start(ctx, cfg, log.With("work", name), v)
+			}
+		}
+		return func() {
+			os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr, work{
+				run: long("run"), watch: long("watch"), trust: long("trust"),
+				once: named("once"), uninstall: named("uninstall"),
+				plan: func(ctx context.Context, cfg agent.Config, log *slog.Logger, w io.Writer) error {
+					fmt.Fprintln(w, "planned")
+					return start(ctx, cfg, log.With("work", "plan"), agent.Version{})
+				},
+			}))
+		}
 	}
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"nodestead":         main,
 		"nodestead-shows":   with(shows),
 		"nodestead-fails":   with(fails),
+		"nodestead-wrong":   with(wrong),
 		"nodestead-stopped": with(stopped),
 		"nodestead-stuck":   with(stuck),
 	})
@@ -46,7 +67,7 @@ func (l leakChecked) Run() int {
 
 // shows is an agent that says how it was started, and ends.
 func shows(_ context.Context, cfg agent.Config, log *slog.Logger, v agent.Version) error {
-	log.Info("shown", "log_level", cfg.Log.Level.String(), "format", cfg.Log.Format, "watch", cfg.HTTP.Watch,
+	log.Info("shown", "log_level", cfg.Log.Level.String(), "format", cfg.Log.Format, "watch", cfg.HTTP.Watch, "trust", cfg.HTTP.Trust,
 		"ports", cfg.Names.Ports.String(), "version", v.Version)
 	return nil
 }
@@ -54,6 +75,11 @@ func shows(_ context.Context, cfg agent.Config, log *slog.Logger, v agent.Versio
 // fails is an agent with an error at run time.
 func fails(context.Context, agent.Config, *slog.Logger, agent.Version) error {
 	return errors.New("http.watch :9853: address already in use")
+}
+
+// wrong is a pass after which not all is in sync.
+func wrong(context.Context, agent.Config, *slog.Logger, agent.Version) error {
+	return errors.New("source /etc/nodestead/ca: missing: no such directory\nrestart of docker is pending: disruptive: it has no live-restore")
 }
 
 // stopped is an agent that is told to stop, and does.

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodestead/nodestead/certsync"
+	"github.com/nodestead/nodestead/certsync/daemon"
+)
+
+// truster is what the agent needs of a certsync.Syncer.
+type truster interface {
+	Run(ctx context.Context, emit func(certsync.Status)) error
+	Once(ctx context.Context) (certsync.Status, error)
+	Plan(ctx context.Context) (preview, error)
+	Uninstall(ctx context.Context) (certsync.Status, error)
+	Close() error
+}
+
+// preview is what a pass would do.
+type preview interface{ Print(w io.Writer) }
+
+// opener makes a truster.
+type opener func(certsync.Config) (truster, error)
+
+func openSyncer(certsync.Config) (truster, error) { return nil, errors.New("not yet") }
+
+// trust is the half that makes the node trust a private CA.
+type trust struct {
+	cfg    Config
+	log    *slog.Logger
+	make   opener
+	syncer truster
+}
+
+func newTrust(cfg Config, log *slog.Logger, make opener) *trust {
+	return &trust{cfg: cfg, log: log, make: make}
+}
+
+func (t *trust) about() []any {
+	return []any{"sources", t.cfg.Trust.Sources.String(), "registries", t.cfg.Trust.Registries.String()}
+}
+
+func (t *trust) open() (err error) {
+	t.syncer, err = t.make(syncConfig(t.cfg, t.log))
+	if err != nil {
+		return fmt.Errorf("open the node for trust: %w", err)
+	}
+	return nil
+}
+
+func (t *trust) close() error {
+	if t.syncer == nil {
+		return nil
+	}
+	return t.syncer.Close()
+}
+
+// work starts the passes. A pass that does not succeed is no end: what it could
+// not do is logged, counted and tried again.
+func (t *trust) work(ctx context.Context, group *errgroup.Group, registry *prometheus.Registry, _ *http.ServeMux, health *health) <-chan struct{} {
+	metrics := newTrustMetrics(registry, t.cfg.Trust)
+	counted := make(chan struct{})
+	health.set(true, false, "the first pass of trust has not ended yet")
+	group.Go(func() error {
+		defer close(counted)
+		return ended(ctx, health, "trust", t.syncer.Run(ctx, func(s certsync.Status) {
+			metrics.set(s)
+			health.set(true, true, "")
+		}))
+	})
+	return counted
+}
+
+// TrustOnce makes one pass. The error is one line for each thing that is not as
+// it should be at its end, a restart that is pending included.
+func TrustOnce(ctx context.Context, cfg Config, log *slog.Logger) error {
+	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Once)
+}
+
+// TrustUninstall takes back all that was ever installed. The error is as that of
+// TrustOnce.
+func TrustUninstall(ctx context.Context, cfg Config, log *slog.Logger) error {
+	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Uninstall)
+}
+
+// TrustPlan writes what a pass would do, and does none of it.
+func TrustPlan(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer) error {
+	return trustPlan(ctx, newTrust(cfg, log, openSyncer), w)
+}
+
+func trustOnce(ctx context.Context, t *trust, pass func(truster, context.Context) (certsync.Status, error)) error {
+	return t.do(ctx, func() error {
+		status, err := pass(t.syncer, ctx)
+		if err != nil {
+			return unfinished(ctx, err)
+		}
+		if wrong := status.Wrong(); len(wrong) > 0 {
+			return errors.New(strings.Join(wrong, "\n"))
+		}
+		return nil
+	})
+}
+
+func trustPlan(ctx context.Context, t *trust, w io.Writer) error {
+	return t.do(ctx, func() error {
+		preview, err := t.syncer.Plan(ctx)
+		if err != nil {
+			return unfinished(ctx, err)
+		}
+		preview.Print(w)
+		return nil
+	})
+}
+
+// do does one thing with the syncer.
+func (t *trust) do(ctx context.Context, fn func() error) error {
+	if err := t.open(); err != nil {
+		return err
+	}
+	return inTime(ctx, func() error { return errors.Join(fn(), t.close()) })
+}
+
+// unfinished says so when a signal was the reason.
+func unfinished(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("stopped before it was done; the next pass takes up what is left")
+	}
+	return err
+}
+
+// syncConfig gives the settings as package certsync takes them.
+func syncConfig(cfg Config, log *slog.Logger) certsync.Config {
+	c := cfg.Trust
+	out := certsync.Config{
+		HostRoot: cfg.Root(),
+		Sources:  strs(c.Sources), Allow: strs(c.Allow), Registries: strs(c.Registries),
+		Overlap: time.Duration(c.Overlap), Interval: time.Duration(c.Interval),
+		Store: c.Store != off, CertsD: c.CertsD != off,
+		Log: log,
+	}
+	add := func(name daemon.Name, enabled Switch, unit Unit, restart Restart, disruptive Bool) {
+		if enabled != off {
+			out.Runtimes = append(out.Runtimes, daemon.Config{
+				Name: name, Unit: string(unit), Restart: daemon.Policy(restart), Disruptive: bool(disruptive),
+			})
+		}
+	}
+	r := c.Runtimes
+	add(daemon.Docker, r.Docker.Enabled, r.Docker.Unit, r.Docker.Restart, r.Docker.Disruptive)
+	add(daemon.Containerd, r.Containerd.Enabled, r.Containerd.Unit, r.Containerd.Restart, false)
+	add(daemon.CRIO, r.CRIO.Enabled, r.CRIO.Unit, r.CRIO.Restart, false)
+	return out
+}
+
+// off is the value of a Switch that is off.
+const off Switch = "off"
+
+func strs[T ~string](values []T) []string {
+	var out []string
+	for _, v := range values {
+		out = append(out, string(v))
+	}
+	return out
+}
