@@ -2,10 +2,14 @@
 // running one has loaded, what it says of a registry when it is asked, and
 // whether a restart is needed, would help, and is safe. That decision is a pure
 // function.
+//
+// It knows the daemons of the usual packages, by their usual sockets and units.
+// Others have sockets, units and certs.d directories of their own, and are not
+// known: the containerd inside k3s, rke2 and k0s, a docker from snap, a rootless
+// one, cri-dockerd (which has docker pull).
 package daemon
 
 import (
-	"context"
 	"time"
 
 	"github.com/nodestead/nodestead/certsync/host"
@@ -20,6 +24,18 @@ const (
 	Containerd Name = "containerd"
 	CRIO       Name = "crio"
 )
+
+// socket is where the node has a daemon's API.
+func (n Name) socket() string {
+	switch n {
+	case Docker:
+		return "/run/docker.sock"
+	case CRIO:
+		return "/run/crio/crio.sock"
+	default:
+		return "/run/containerd/containerd.sock"
+	}
+}
 
 // Policy is when a daemon is restarted.
 type Policy string
@@ -48,15 +64,19 @@ type Facts struct {
 	NoUnit  string    // why Unit is zero: "no systemd", "no such unit"
 	Healthy bool      // it answers on its socket
 	Version string
+	// NoCRI: containerd answers, and its CRI plugin is off, as Docker's own
+	// packages have it. Then it pulls nothing itself: what its clients pull,
+	// they pull in their own process, with the roots that they have loaded.
+	NoCRI bool
 
-	// Docker's GET /info.
+	// Docker's GET /info. They mean nothing when it is not Healthy.
 	LiveRestore bool
-	Containers  int // that run
+	Containers  int // that run or are paused
 	// StopsDocker: docker's unit requires this one (containerd), so that its
 	// stop stops docker's.
 	StopsDocker bool
 
-	// OtherStore is SSL_CERT_FILE=… or SSL_CERT_DIR=… in the daemon's
+	// OtherStore is SSL_CERT_FILE=… and SSL_CERT_DIR=… in the daemon's
 	// environment: what the store has does not reach it.
 	OtherStore string
 	// CertDirs are the certs.d directories that the running daemon reads, on the
@@ -83,24 +103,11 @@ type Answer struct {
 	At       time.Time
 }
 
-// Look finds out what is known of a daemon without making it talk to anybody.
-// dockerUnit is the name of docker's unit, for StopsDocker.
-func Look(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, dockerUnit string) (Facts, error) {
-	panic("not yet")
-}
-
-// Ask makes the daemon talk TLS to the registry (host:port), which makes it load
-// the system's roots if it has not: never before the anchors are installed.
-func Ask(ctx context.Context, h *host.Host, name Name, registry string) Answer { panic("not yet") }
-
-// Judge tells what a daemon's words about a registry mean.
-func Judge(text string) Verdict { panic("not yet") }
-
 // Case is all that a decision rests on.
 type Case struct {
 	Config Config
 	Facts  Facts
-	// Docker are docker's configuration and facts when StopsDocker.
+	// Docker are docker's configuration, facts and history when StopsDocker.
 	Docker *Case
 	// Installed is when the last of the anchors came into the store's bundle;
 	// zero: the store is off or not in sync, so a restart brings nothing.
@@ -110,6 +117,9 @@ type Case struct {
 	// Answers are of this run of the daemon (Facts.Unit.InvocationID), after
 	// Installed. None: no registry is configured.
 	Answers []Answer
+	// Own is what Proves says of the same registries, where it was asked: our
+	// own handshake, with the roots that a restarted daemon would load.
+	Own map[string]Verdict
 	// History is what was done before.
 	History History
 	Now     time.Time
@@ -118,11 +128,21 @@ type Case struct {
 // History is what was done to a daemon before. It is kept on disk (JSON).
 type History struct {
 	// Set is the last set of anchors for which it was restarted, Outcome what
-	// came of it.
+	// came of it; empty: that is not known.
 	Set     string      `json:"set,omitempty"`
 	Outcome string      `json:"outcome,omitempty"` // helped, did_not_help, failed
 	Times   []time.Time `json:"times,omitempty"`   // of restarts in the last hour
+	// Run is the InvocationID that the restart for Set gave. That run has loaded
+	// the set, whatever was done to the bundle since.
+	Run string `json:"run,omitempty"`
 }
+
+// The outcomes.
+const (
+	Helped     = "helped"
+	DidNotHelp = "did_not_help"
+	Failed     = "failed" // it did not get healthy again
+)
 
 // Action is what is decided.
 type Action string
@@ -141,14 +161,4 @@ type Decision struct {
 	Reason string
 	Detail string
 	Remedy string
-}
-
-// Decide is a pure function.
-func Decide(c Case) Decision { panic("not yet") }
-
-// Renew restarts the daemon and waits until it is healthy again, or brings it
-// back when systemd's start limit was hit: it is never left dead by us. The facts
-// are those after it.
-func Renew(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts) (Facts, error) {
-	panic("not yet")
 }
