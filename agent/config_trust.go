@@ -14,7 +14,7 @@ type TrustConfig struct {
 	Interval   Duration       `yaml:"interval" syntax:"duration" help:"time from one look at the node to the next; a change of a source is seen at once"`
 	Store      Switch         `yaml:"store" syntax:"auto|off" help:"whether certificates go into the node's trust store"`
 	CertsD     Switch         `yaml:"certs_d" syntax:"auto|off" help:"whether they go into the daemons' certs.d directories, for the registries"`
-	Registries Registries     `yaml:"registries" syntax:"host:port" help:"private registries, about which the daemons are asked" max:"64" empty:"none"`
+	Registries Registries     `yaml:"registries" syntax:"registries" help:"private registries (host:port, or host), about which the daemons are asked" max:"64" empty:"none"`
 	Runtimes   RuntimesConfig `yaml:"runtimes"`
 }
 

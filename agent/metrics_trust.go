@@ -52,7 +52,7 @@ func newTrustMetrics(registry *prometheus.Registry, cfg TrustConfig) *trustMetri
 	if cfg.Store != off {
 		first.Changes[certsync.Change{Target: "store", Result: certsync.Changed}] = 0
 	}
-	for _, r := range syncConfig(Config{Trust: cfg}, nil).Runtimes {
+	for _, r := range (Config{Trust: cfg}).Sync(nil).Runtimes {
 		first.Runtimes = append(first.Runtimes, certsync.RuntimeStatus{Name: r.Name})
 	}
 	m.set(first)
@@ -60,10 +60,31 @@ func newTrustMetrics(registry *prometheus.Registry, cfg TrustConfig) *trustMetri
 	return m
 }
 
+// set takes the status of a pass. One that did not come to its targets leaves
+// them as they were last seen, and not in sync as far as is known.
 func (m *trustMetrics) set(s certsync.Status) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(s.Errs) > 0 && len(s.Targets) == 0 {
+		for _, t := range m.last.Targets {
+			t.InSync = false
+			s.Targets = append(s.Targets, t)
+		}
+	}
 	m.last = s
+}
+
+// byName puts together what is known of one target: a daemon that reads two
+// directories may have a remnant in the second one that resists removal.
+func byName(all []certsync.TargetStatus) map[string]certsync.TargetStatus {
+	out := make(map[string]certsync.TargetStatus)
+	for _, t := range all {
+		if known, ok := out[t.Name]; ok {
+			t.InSync = t.InSync && known.InSync
+		}
+		out[t.Name] = t
+	}
+	return out
 }
 
 // Describe implements prometheus.Collector.
@@ -90,18 +111,18 @@ func (m *trustMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(lastPassDesc, seconds(s.Time))
 		m.sourceMetrics(s, gauge)
 	}
-	targets := make(map[string]bool)
+	counted := make(map[string]bool)
 	for change := range s.Changes {
-		targets[change.Target] = true
+		counted[change.Target] = true
 	}
-	for _, t := range s.Targets {
-		targets[t.Name] = true
-		gauge(inSyncDesc, bit(t.InSync), t.Name)
+	for name, t := range byName(s.Targets) {
+		counted[name] = true
+		gauge(inSyncDesc, bit(t.InSync), name)
 		if !t.LastSuccess.IsZero() {
-			gauge(lastSuccessDesc, seconds(t.LastSuccess), t.Name)
+			gauge(lastSuccessDesc, seconds(t.LastSuccess), name)
 		}
 	}
-	for target := range targets {
+	for target := range counted {
 		for _, result := range certsync.Results() {
 			counter(changesDesc, s.Changes[certsync.Change{Target: target, Result: result}], target, result)
 		}

@@ -67,6 +67,7 @@ func full() certsync.Status {
 		Targets: []certsync.TargetStatus{
 			{Name: "store", InSync: true, LastSuccess: time.Unix(900, 500e6)},
 			{Name: "docker/registry.example.de:5000", Err: "a foreign file"},
+			{Name: "docker/registry.example.de:5000", InSync: true},
 		},
 		Changes: map[certsync.Change]int{{Target: "store", Result: certsync.Changed}: 2, {Target: "containerd/old:1", Result: certsync.Failed}: 1},
 		Runtimes: []certsync.RuntimeStatus{
@@ -75,7 +76,7 @@ func full() certsync.Status {
 				Answers: []daemon.Answer{
 					{Registry: "a:1", Verdict: daemon.Trusted}, {Registry: "b:2", Verdict: daemon.Untrusted}, {Registry: "c:3", Verdict: daemon.Unclear},
 				},
-				Restarts: map[string]int{certsync.Helped: 3},
+				Restarts: map[string]int{daemon.Helped: 3},
 			},
 			{Name: daemon.Containerd, Decision: daemon.Decision{Action: daemon.Leave, Reason: "trusts"}},
 		},
@@ -137,10 +138,24 @@ func TestTrustMetrics(t *testing.T) {
 		t.Errorf("of a full status (-want +got):\n%s", diff)
 	}
 
+	// A pass that could not do anything: nobody knows whether it is in sync.
+	m.set(certsync.Status{Time: time.Unix(1030, 0), Errs: []string{"another agent holds the lock"}, Changes: full().Changes})
+	want = []string{
+		"trust_in_sync{target=docker/registry.example.de:5000} 0",
+		"trust_in_sync{target=store} 0",
+		"trust_last_success_timestamp_seconds{target=store} 900.5",
+	}
+	got := slices.DeleteFunc(samples(t, registry), func(s string) bool {
+		return !strings.HasPrefix(s, "trust_in_sync") && !strings.HasPrefix(s, "trust_last_success")
+	})
+	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+		t.Errorf("of a pass that came to nothing (-want +got):\n%s", diff)
+	}
+
 	// What no longer holds is gone.
 	m.set(certsync.Status{
 		Time: time.Unix(1060, 0), Changes: full().Changes, Targets: []certsync.TargetStatus{{Name: "store", InSync: true, LastSuccess: time.Unix(1060, 0)}},
-		Runtimes: []certsync.RuntimeStatus{{Name: daemon.Docker, Restarts: map[string]int{certsync.Helped: 4}}},
+		Runtimes: []certsync.RuntimeStatus{{Name: daemon.Docker, Restarts: map[string]int{daemon.Helped: 4}}},
 	})
 	for _, s := range samples(t, registry) {
 		for _, gone := range []string{"ca_not_after", "ca_rejected", "registry_trusted", "restart_pending", "trust_in_sync{target=docker", "source=/ca}"} {

@@ -21,18 +21,22 @@ import (
 type truster interface {
 	Run(ctx context.Context, emit func(certsync.Status)) error
 	Once(ctx context.Context) (certsync.Status, error)
-	Plan(ctx context.Context) (preview, error)
+	Plan(ctx context.Context) (certsync.Preview, error)
 	Uninstall(ctx context.Context) (certsync.Status, error)
 	Close() error
 }
 
-// preview is what a pass would do.
-type preview interface{ Print(w io.Writer) }
-
 // opener makes a truster.
 type opener func(certsync.Config) (truster, error)
 
-func openSyncer(certsync.Config) (truster, error) { return nil, errors.New("not yet") }
+// openSyncer makes of a nil pointer with an error a nil interface.
+func openSyncer(cfg certsync.Config) (truster, error) {
+	s, err := certsync.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // trust is the half that makes the node trust a private CA.
 type trust struct {
@@ -51,7 +55,7 @@ func (t *trust) about() []any {
 }
 
 func (t *trust) open() (err error) {
-	t.syncer, err = t.make(syncConfig(t.cfg, t.log))
+	t.syncer, err = t.make(t.cfg.Sync(t.log))
 	if err != nil {
 		return fmt.Errorf("open the node for trust: %w", err)
 	}
@@ -117,8 +121,7 @@ func trustPlan(ctx context.Context, t *trust, w io.Writer) error {
 		if err != nil {
 			return unfinished(ctx, err)
 		}
-		preview.Print(w)
-		return nil
+		return preview.Print(w)
 	})
 }
 
@@ -138,14 +141,14 @@ func unfinished(ctx context.Context, err error) error {
 	return err
 }
 
-// syncConfig gives the settings as package certsync takes them.
-func syncConfig(cfg Config, log *slog.Logger) certsync.Config {
-	c := cfg.Trust
+// Sync gives the settings of trust as package certsync takes them.
+func (c Config) Sync(log *slog.Logger) certsync.Config {
+	t := c.Trust
 	out := certsync.Config{
-		HostRoot: cfg.Root(),
-		Sources:  strs(c.Sources), Allow: strs(c.Allow), Registries: strs(c.Registries),
-		Overlap: time.Duration(c.Overlap), Interval: time.Duration(c.Interval),
-		Store: c.Store != off, CertsD: c.CertsD != off,
+		HostRoot: c.Root(),
+		Sources:  strs(t.Sources), Allow: strs(t.Allow), Registries: strs(t.Registries),
+		Overlap: time.Duration(t.Overlap), Interval: time.Duration(t.Interval),
+		Store: t.Store != off, CertsD: t.CertsD != off,
 		Log: log,
 	}
 	add := func(name daemon.Name, enabled Switch, unit Unit, restart Restart, disruptive Bool) {
@@ -155,7 +158,7 @@ func syncConfig(cfg Config, log *slog.Logger) certsync.Config {
 			})
 		}
 	}
-	r := c.Runtimes
+	r := t.Runtimes
 	add(daemon.Docker, r.Docker.Enabled, r.Docker.Unit, r.Docker.Restart, r.Docker.Disruptive)
 	add(daemon.Containerd, r.Containerd.Enabled, r.Containerd.Unit, r.Containerd.Restart, false)
 	add(daemon.CRIO, r.CRIO.Enabled, r.CRIO.Unit, r.CRIO.Restart, false)

@@ -29,9 +29,10 @@ type fakeSyncer struct {
 	stuck   chan struct{} // when not nil, nothing minds ctx until it is closed
 	closed  bool
 
-	did    string // what was done
-	status certsync.Status
-	err    error
+	did     string // what was done
+	status  certsync.Status
+	preview certsync.Preview
+	err     error
 }
 
 func newFakeSyncer() *fakeSyncer {
@@ -70,12 +71,8 @@ func (f *fakeSyncer) Once(context.Context) (certsync.Status, error) { return f.s
 func (f *fakeSyncer) Uninstall(context.Context) (certsync.Status, error) {
 	return f.status, f.one("uninstall")
 }
-func (f *fakeSyncer) Plan(context.Context) (preview, error) { return fakePreview{}, f.one("plan") }
-func (f *fakeSyncer) Close() error                          { f.closed = true; return nil }
-
-type fakePreview struct{}
-
-func (fakePreview) Print(w io.Writer) { fmt.Fprintln(w, "store: 1 anchor is new") }
+func (f *fakeSyncer) Plan(context.Context) (certsync.Preview, error) { return f.preview, f.one("plan") }
+func (f *fakeSyncer) Close() error                                   { f.closed = true; return nil }
 
 // trusting is the trust half with a fake syncer.
 type trusting struct {
@@ -246,6 +243,11 @@ func TestOneThingAndTheEnd(t *testing.T) {
 	}
 	once := func(ctx context.Context, h *trust, _ io.Writer) error { return trustOnce(ctx, h, truster.Once) }
 	uninstall := func(ctx context.Context, h *trust, _ io.Writer) error { return trustOnce(ctx, h, truster.Uninstall) }
+	preview := certsync.Preview{Broken: pending.Broken}
+	var printed strings.Builder
+	if err := preview.Print(&printed); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name   string
 		do     func(context.Context, *trust, io.Writer) error
@@ -262,12 +264,12 @@ func TestOneThingAndTheEnd(t *testing.T) {
 		{name: "gone", do: uninstall, did: "uninstall"},
 		{name: "not gone", do: uninstall, status: pending, did: "uninstall",
 			want: "source /ca: missing: no such directory\nrestart of docker is pending: disruptive: no live-restore"},
-		{name: "plan", do: trustPlan, status: pending, did: "plan", out: "store: 1 anchor is new\n"},
+		{name: "plan", do: trustPlan, status: pending, did: "plan", out: printed.String()},
 		{name: "no plan", do: trustPlan, err: errors.New("the root is gone"), did: "plan", want: "the root is gone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fake := newFakeSyncer()
-			fake.status, fake.err = tt.status, tt.err
+			fake.status, fake.preview, fake.err = tt.status, preview, tt.err
 			var out bytes.Buffer
 			got := ""
 			if err := tt.do(t.Context(), newTrust(Default(), slog.New(slog.DiscardHandler), fake.open), &out); err != nil {
@@ -312,7 +314,7 @@ func TestStopOfOnePass(t *testing.T) {
 	}
 }
 
-func TestSyncConfig(t *testing.T) {
+func TestSync(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	fingerprint := strings.Repeat("ab", 32)
 	cfg, err := Load(write(t, `
@@ -342,7 +344,7 @@ trust:
 			{Name: daemon.Containerd, Unit: "k3s.service", Restart: daemon.Never},
 		},
 	}
-	got := syncConfig(cfg, log)
+	got := cfg.Sync(log)
 	if got.Log != log {
 		t.Error("it has another log")
 	}
@@ -351,7 +353,7 @@ trust:
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
-	got = syncConfig(Default(), nil)
+	got = Default().Sync(nil)
 	want = certsync.Config{
 		HostRoot: Default().Root(), Sources: []string{"/etc/nodestead/ca"}, Interval: time.Minute, Store: true, CertsD: true,
 		Runtimes: []daemon.Config{

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding"
+	"strings"
 	"testing"
 )
 
@@ -19,6 +20,12 @@ func TestValues(t *testing.T) {
 		{new(Bool), []string{"true", "false"}, []string{"", "yes", "1", "True"}},
 		{new(Name), []string{"git.example.de", "git.example.de.", "localhost"}, []string{"", "a b", "https://a", "a..b", "*.a"}},
 		{new(Nameserver), []string{"10.96.0.10", "10.96.0.10:5353", "fd00::a", "[fd00::a]:53"}, []string{"", "dns", "dns:53", "10.96.0.10:0", "10.96.0.10:x"}},
+		{new(Fingerprint), []string{strings.Repeat("0a", 32), strings.Repeat("0A", 32), strings.TrimSuffix(strings.Repeat("0A:", 32), ":")},
+			[]string{"", "0a", strings.Repeat("0a", 31), strings.Repeat("0a", 33), strings.Repeat("0g", 32), strings.Repeat("0A:", 32), strings.Repeat(":", 31) + strings.Repeat("0a", 32)}},
+		{new(Overlap), []string{"0", "0s", "1ms", "72h", "8760h"}, []string{"", "-1s", "8761h", "3d", "5"}},
+		{new(Registry), []string{"registry.example.de:5000", "10.0.0.1:443", "localhost:5000", "registry.example.de", "[fd00::1]:5000"}, []string{"", "registry", "registry.example.de:", "registry.example.de:0", ":5000", "https://registry.example.de:443", "registry.example.de:5000/group"}},
+		{new(Unit), []string{"docker.service", "snap.docker.dockerd.service", "k3s@1.service", `a\x2db.service`}, []string{"", "docker", "docker.socket", ".service", "a/b.service", "a b.service"}},
+		{new(Restart), []string{"auto", "always", "never"}, []string{"", "on", "Auto", "off"}},
 	} {
 		for _, text := range tt.good {
 			if err := tt.value.UnmarshalText([]byte(text)); err != nil {
@@ -31,6 +38,10 @@ func TestValues(t *testing.T) {
 			}
 		}
 	}
+	var f Fingerprint
+	if err := f.UnmarshalText([]byte(strings.TrimSuffix(strings.Repeat("0A:", 32), ":"))); err != nil || f != Fingerprint(strings.Repeat("0a", 32)) {
+		t.Errorf("fingerprint %q, %v", f, err)
+	}
 	var n Name
 	var s Nameserver
 	if err := n.UnmarshalText([]byte("git.example.de")); err != nil || n != "git.example.de." {
@@ -42,7 +53,7 @@ func TestValues(t *testing.T) {
 }
 
 func TestEmptyLists(t *testing.T) {
-	for _, text := range []string{"names: {probe: {names: []}}", "names: {lookups: {interfaces: []}}"} {
+	for _, text := range []string{"names: {probe: {names: []}}", "names: {lookups: {interfaces: []}}", "trust: {allow: [], registries: []}"} {
 		if _, err := Load(write(t, text), nil, nil); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}

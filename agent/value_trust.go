@@ -1,15 +1,13 @@
 package agent
 
 import (
-	"encoding/hex"
 	"fmt"
-	"net"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nodestead/nodestead/certsync/daemon"
+	"github.com/nodestead/nodestead/certsync/place"
 )
 
 // Directories is a set of directories.
@@ -21,17 +19,17 @@ func (d Directories) String() string { return join(d) }
 // Fingerprint is the SHA-256 of a certificate's DER, in lower-case hex.
 type Fingerprint string
 
+// fingerprintForm has no colons, or one between any two bytes.
+var fingerprintForm = regexp.MustCompile(`^([0-9a-f]{64}|([0-9a-f]{2}:){31}[0-9a-f]{2})$`)
+
 // UnmarshalText takes 64 hexadecimal digits of either case, with or without
 // colons between the bytes, as openssl and browsers show them.
 func (f *Fingerprint) UnmarshalText(text []byte) error {
 	plain := strings.ToLower(string(text))
-	if strings.Count(plain, ":") == 31 && len(plain) == 95 {
-		plain = strings.ReplaceAll(plain, ":", "")
-	}
-	if raw, err := hex.DecodeString(plain); err != nil || len(raw) != 32 {
+	if !fingerprintForm.MatchString(plain) {
 		return fmt.Errorf("%q is no SHA-256 fingerprint: want 64 hexadecimal digits, as openssl x509 -noout -fingerprint -sha256 shows them", text)
 	}
-	*f = Fingerprint(plain)
+	*f = Fingerprint(strings.ReplaceAll(plain, ":", ""))
 	return nil
 }
 
@@ -57,13 +55,13 @@ func (o *Overlap) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Registry is host:port of an image registry, as it stands before the first
-// slash of an image's name.
+// Registry is an image registry as it stands before the first slash of an
+// image's name: host:port, or host.
 type Registry string
 
-// UnmarshalText takes host:port.
+// UnmarshalText takes host:port, and a host with a dot in its name.
 func (r *Registry) UnmarshalText(text []byte) error {
-	if err := checkRegistry(string(text)); err != nil {
+	if err := place.CheckRegistry(string(text)); err != nil {
 		return err
 	}
 	*r = Registry(text)
@@ -103,12 +101,4 @@ func (r *Restart) UnmarshalText(text []byte) error {
 	default:
 		return fmt.Errorf("%q says no time to restart: want auto, always or never", text)
 	}
-}
-
-func checkRegistry(text string) error {
-	host, port, err := net.SplitHostPort(text)
-	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" {
-		return fmt.Errorf("%q is no registry: want host:port", text)
-	}
-	return nil
 }
