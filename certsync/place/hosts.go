@@ -1,0 +1,128 @@
+package place
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/nodestead/nodestead/certsync/host"
+)
+
+// hostsFile is the file by which containerd, and a dockerd with containerd's image
+// store, is told about a registry. When it has anything in it that can be
+// decoded, the .crt files beside it do not count.
+//
+// containerd: core/remotes/docker/config, loadHostDir.
+const hostsFile = "hosts.toml"
+
+// hostsTOML is what matters of it.
+type hostsTOML struct {
+	there bool
+	// broken: it cannot be decoded; then containerd reads the .crt files.
+	broken string
+	empty  bool
+	// names: our file is one of the files of certificates that it names; files
+	// are the others.
+	names bool
+	files []file
+}
+
+// counts tells whether containerd goes by it, and not by the .crt files.
+func (t hostsTOML) counts() bool { return t.there && t.broken == "" && !t.empty }
+
+func readHostsTOML(h *host.Host, dir string) hostsTOML {
+	content, err := h.ReadFile(path.Join(dir, hostsFile), maxFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // a link to nothing
+		return hostsTOML{there: true, empty: true}
+	case err != nil:
+		return hostsTOML{there: true, broken: err.Error()}
+	}
+	t := hostsTOML{there: true, empty: len(content) == 0}
+	ca, err := caFiles(content)
+	if err != nil {
+		t.broken = err.Error()
+		return t
+	}
+	for _, name := range ca {
+		if !path.IsAbs(name) {
+			name = path.Join(dir, name)
+		}
+		if name = path.Clean(name); name == path.Join(dir, certsFile) {
+			t.names = true
+			continue
+		}
+		t.files = append(t.files, readAnchors(h, entry{path: name}, false))
+	}
+	return t
+}
+
+// caFiles are the files of certificates that a hosts.toml names: of the registry
+// itself, and of the hosts that stand for it.
+func caFiles(content []byte) ([]string, error) {
+	var config struct {
+		CA   any `toml:"ca"`
+		Host map[string]struct {
+			CA any `toml:"ca"`
+		} `toml:"host"`
+	}
+	if err := toml.Unmarshal(content, &config); err != nil {
+		return nil, err
+	}
+	names := texts(config.CA)
+	for _, h := range config.Host {
+		names = append(names, texts(h.CA)...)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// texts are the texts of a value that is one or several.
+func texts(value any) []string {
+	switch v := value.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		var all []string
+		for _, e := range v {
+			if s, ok := e.(string); ok {
+				all = append(all, s)
+			}
+		}
+		return all
+	}
+	return nil
+}
+
+// problems are what others have put there and what keeps the daemon from what it
+// shall trust.
+//
+// A .crt that it cannot read makes dockerd refuse every pull of the registry; one
+// without a certificate does that to containerd. So does, in dockerd and CRI-O, a
+// client certificate without its key.
+func (d certsDir) problems(runtime string) []Problem {
+	var problems []Problem
+	if d.toml.broken != "" {
+		problems = append(problems, Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml", "it is broken: " + d.toml.broken})
+	}
+	for _, f := range d.crt {
+		switch {
+		case f.err != nil:
+			problems = append(problems, Problem{f.path, "foreign_unreadable",
+				"while it is there, every pull of this registry fails: " + f.err.Error()})
+		case len(f.certs) == 0 && runtime == "containerd":
+			problems = append(problems, Problem{f.path, "foreign_no_certificate",
+				"while it is there, every pull of this registry fails: no certificate can be read from it"})
+		}
+	}
+	for _, name := range d.keyless {
+		if runtime != "containerd" {
+			problems = append(problems, Problem{name, "foreign_client_key_missing",
+				"while it is there without its key, every pull of this registry fails"})
+		}
+	}
+	return problems
+}
