@@ -74,8 +74,8 @@ func ask(ctx context.Context, h *host.Host, name Name, registry string) (string,
 }
 
 var (
-	userInfo = regexp.MustCompile(`://[^/\s"'@]*@`)
-	query    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
+	userInfo = regexp.MustCompile(`://[^/\s"']*@`)
+	query    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*?(:?(["'\s]|$))`)
 )
 
 // shorten makes one line of a daemon's words. What may be a credential is left
@@ -83,7 +83,7 @@ var (
 // and more of the end are kept, where the reason is.
 func shorten(text string) string {
 	text = userInfo.ReplaceAllString(text, "://")
-	text = query.ReplaceAllString(text, "$1")
+	text = query.ReplaceAllString(text, "$1$2")
 	text = strings.ReplaceAll(text, noDigest, "sha256:0")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -53,8 +53,10 @@ func stopped(f Facts) bool {
 
 // need tells whether a restart is needed and would help, and if so, why.
 func need(c Case) (Action, string) {
-	old := beganBefore(c)
-	restarted := c.History.Set == c.Set
+	old, outcome := beganBefore(c), ""
+	if restarted(c) {
+		outcome = c.History.Outcome
+	}
 	bad, curable := 0, 0
 	for _, a := range c.Answers {
 		if a.Verdict != Untrusted && !staleRoot(c, a, old) {
@@ -68,13 +70,13 @@ func need(c Case) (Action, string) {
 	switch {
 	case c.Facts.OtherStore != "" && (bad > 0 || len(c.Answers) == 0):
 		return Pending, otherStoreSet
-	case bad > 0 && restarted && (curable == 0 || c.History.Outcome == DidNotHelp):
+	case bad > 0 && (outcome == DidNotHelp || curable == 0 && restarted(c) && outcome != Helped):
 		return Leave, didNotHelp
 	case bad > 0 && curable == 0:
 		return Leave, wouldNotHelp
 	case bad > 0:
 		return Restart, untrusted
-	case old && (len(c.Answers) == 0 || c.Config.Restart == Always):
+	case old && c.Facts.OtherStore == "" && (len(c.Answers) == 0 || c.Config.Restart == Always):
 		return Restart, startedBefore
 	case len(words(c.Answers, Unclear)) > 0:
 		return Leave, unclear
@@ -85,12 +87,15 @@ func need(c Case) (Action, string) {
 	}
 }
 
+// restarted tells whether it was restarted for this set of anchors.
+func restarted(c Case) bool { return c.Set != "" && c.History.Set == c.Set }
+
 // beganBefore tells whether this run of the daemon began before the anchors were
 // in the store, or whether that cannot be told: it has no start, or one in the
 // future, because a clock was set back. In doubt it did; once for a set is the limit.
 func beganBefore(c Case) bool {
 	u := c.Facts.Unit
-	if c.History.Set == c.Set && c.History.Run != "" && c.History.Run == u.InvocationID {
+	if restarted(c) && c.History.Run != "" && c.History.Run == u.InvocationID {
 		return false // our restart for this set gave this run
 	}
 	return u.Started.Before(c.Installed) || u.Started.After(c.Now)
@@ -106,9 +111,9 @@ func staleRoot(c Case, a Answer, old bool) bool {
 // obstacle tells what is in the way of a restart that is needed, "" if nothing is.
 func obstacle(c Case) string {
 	switch {
-	case c.History.Set == c.Set && c.History.Outcome == Failed:
+	case restarted(c) && c.History.Outcome == Failed:
 		return restartFailed
-	case c.History.Set == c.Set:
+	case restarted(c):
 		return alreadyRestarted
 	case c.Config.Restart == Never:
 		return restartNever
@@ -125,7 +130,7 @@ func obstacle(c Case) string {
 		}
 	}
 	if c.Facts.StopsDocker {
-		if why := dockerObstacle(c.Docker); why != "" {
+		if why := dockerObstacle(c.Docker, c.Now); why != "" {
 			return why
 		}
 	}
@@ -139,7 +144,7 @@ func obstacle(c Case) string {
 // well: systemd stops docker and starts it again, and its containers live on if
 // live-restore is on. So docker's own guards hold, except that its need counts
 // for nothing. A docker that does not run has nothing to lose.
-func dockerObstacle(docker *Case) string {
+func dockerObstacle(docker *Case, now time.Time) string {
 	switch {
 	case docker == nil:
 		return noLiveRestore // nobody has looked: it may be off
@@ -151,7 +156,7 @@ func dockerObstacle(docker *Case) string {
 		return busy
 	case !docker.Facts.Healthy:
 		return notHealthy
-	case recent(docker.History.Times, docker.Now) >= maxRestarts:
+	case recent(docker.History.Times, now) >= maxRestarts:
 		return tooOften
 	}
 	return losesContainers(*docker)

@@ -20,14 +20,14 @@ var (
 	quoted = regexp.MustCompile(`(?s)( response body: |(^|\n)(unknown|internal error|unavailable|toomanyrequests): ).*`)
 	// refused are the words of a registry or of its token server for who may not
 	// pull, or of a daemon that was asked for a password.
-	refused = regexp.MustCompile(`no basic auth credentials|(^|: |\n)(unauthorized|denied)(: |$)`)
+	refused = regexp.MustCompile(`no basic auth credentials|^(unauthorized|denied)$|(^|: |\n)(unauthorized|denied): `)
 	// failedRequest is an error of net/http: there was no answer from the
 	// registry, whatever the words after it are. They may be those of a
 	// proxy: "Forbidden". Go before 1.14 did not quote the URL.
 	failedRequest = regexp.MustCompile(`\b(Get|Head|Post|Put) "?https?://[^"\s]*"?: `)
 	// answered are the words for an answer from a registry that has no such
 	// image, or wants to know who asks.
-	answered = regexp.MustCompile(`\b(manifest|name) unknown\b|\bpull access denied\b|: not found$|` +
+	answered = regexp.MustCompile(`\b(manifest|name) unknown\b|\bpull access denied\b|@sha256:0+: not found$|` +
 		`: (401 Unauthorized|403 Forbidden|404 Not Found)\b|\berror parsing HTTP 40[134] response body: |` +
 		`\bstatus code from registry 40[134]\b`)
 )

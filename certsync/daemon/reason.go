@@ -61,9 +61,6 @@ func explain(c Case, d Decision) Decision {
 		d.Detail = name + " has its CRI switched off, so it pulls no images itself"
 	case storeNotReady:
 		d.Detail = "the node's trust store does not have the anchors, so a restart would bring nothing"
-		if said != "" {
-			d.Detail += "; " + name + " says: " + said
-		}
 	case trusted:
 		d.Detail = name + " trusts what it was asked about"
 	case unclear:
@@ -92,7 +89,7 @@ func explain(c Case, d Decision) Decision {
 		d.Detail = fmt.Sprintf("%s needs a restart, and the configuration says never", name)
 		d.Remedy = byHand + ", or set its restart to auto"
 	case noUnit:
-		d.Detail = fmt.Sprintf("%s needs a restart, or it is not known whether it does: there is %s for it", name, c.Facts.NoUnit)
+		d.Detail = fmt.Sprintf("%s needs a restart, or it cannot be told whether it does, and it cannot be restarted from here: %s", name, c.Facts.NoUnit)
 		d.Remedy = "restart it by hand, or name its unit in the configuration; with trust.registries it is asked whether it needs one"
 	case busy:
 		d.Detail = fmt.Sprintf("%s needs a restart, and is changing its state now", name)
@@ -111,6 +108,9 @@ func explain(c Case, d Decision) Decision {
 		d.Detail = fmt.Sprintf("%s does not trust a registry, and began before the anchors were in the store: ", name) + said
 	case startedBefore:
 		d.Detail = fmt.Sprintf("this run of %s began before the anchors were in the store", name)
+	}
+	if said != "" && (d.Action == Pending || d.Reason == storeNotReady) {
+		d.Detail += "; it says: " + said
 	}
 	return d
 }
