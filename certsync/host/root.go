@@ -36,7 +36,10 @@ func (h *Host) walk(name string, last bool, enter, missing func(dir string) erro
 		}
 		part := todo[0]
 		todo = todo[1:]
-		if part == ".." {
+		switch part {
+		case ".":
+			continue
+		case "..":
 			at = path.Dir(at) // the root is its own parent
 			continue
 		}
@@ -76,9 +79,13 @@ func (h *Host) walk(name string, last bool, enter, missing func(dir string) erro
 	return at, nil
 }
 
-// parts are the parts of a path that lead somewhere.
+// parts are the parts of a path. A slash at its end asks for a directory, as "."
+// does.
 func parts(name string) []string {
-	return slices.DeleteFunc(strings.Split(name, "/"), func(part string) bool { return part == "" || part == "." })
+	if strings.HasSuffix(name, "/") {
+		name += "."
+	}
+	return slices.DeleteFunc(strings.Split(name, "/"), func(part string) bool { return part == "" })
 }
 
 // resolve follows all links.

@@ -20,11 +20,18 @@ const othersWrite = 0o022
 // ownedSafely tells whether only root, or who we are, may write to a file or
 // directory.
 func ownedSafely(name string, fi fs.FileInfo) error {
-	if uid := owner(fi); uid != 0 && uid != os.Geteuid() {
-		return fmt.Errorf("%w: %s is owned by user %d", ErrUnsafe, name, uid)
+	if err := owned(name, fi); err != nil {
+		return err
 	}
 	if fi.Mode().Perm()&othersWrite != 0 {
 		return fmt.Errorf("%w: others may write to %s (%v)", ErrUnsafe, name, fi.Mode())
+	}
+	return nil
+}
+
+func owned(name string, fi fs.FileInfo) error {
+	if uid := owner(fi); uid != 0 && uid != os.Geteuid() {
+		return fmt.Errorf("%w: %s is owned by user %d", ErrUnsafe, name, uid)
 	}
 	return nil
 }
@@ -50,7 +57,7 @@ type parent struct {
 
 // openParent opens the directory of name for a change in it. All directories
 // on the way, those that links lead through too, are safe, so that nobody can
-// swap them meanwhile. The last may be one that anybody can write to if shared.
+// swap them meanwhile. If shared, the last may be a sticky one that all can write to.
 func (h *Host) openParent(name string, shared bool, missing func(dir string) error) (parent, string, error) {
 	name = path.Clean("/" + name)
 	if name == "/" {
@@ -66,7 +73,11 @@ func (h *Host) openParent(name string, shared bool, missing func(dir string) err
 	}
 	p := parent{Root: root, path: path.Join("/", resolved)}
 	fi, err := root.Stat(".")
-	if err == nil && (!shared || fi.Mode()&fs.ModeSticky == 0) {
+	switch {
+	case err != nil:
+	case shared && fi.Mode()&fs.ModeSticky != 0:
+		err = owned(p.path, fi)
+	default:
 		err = ownedSafely(p.path, fi)
 	}
 	if err != nil {

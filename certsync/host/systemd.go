@@ -2,7 +2,7 @@ package host
 
 import (
 	"context"
-		"errors"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -35,10 +35,10 @@ const (
 // Systemd is a connection to the node's systemd over the system bus. Its methods
 // may be called from several goroutines.
 type Systemd struct {
-	host  *Host
-	conn  *dbus.Conn
-	lost  context.Context // ends with the connection that hears of jobs' ends
-	end   context.CancelFunc
+	host *Host
+	conn *dbus.Conn
+	lost context.Context // ends with the connection that hears of jobs' ends
+	end  context.CancelFunc
 }
 
 // Systemd connects (ErrNoSystemd). The caller closes it. The end of ctx does not.

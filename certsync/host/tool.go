@@ -96,6 +96,12 @@ func failed(how string, out *os.File) error {
 
 // transient runs a program as a unit of the node's systemd.
 func (s *Systemd) transient(ctx context.Context, unit string, argv []string, out *os.File) error {
+	// systemd puts variables into arguments; sh -c must see what was given to it.
+	literal := make([]string, len(argv))
+	for i, arg := range argv {
+		literal[i] = strings.ReplaceAll(arg, "$", "$$")
+	}
+	start := dbus.PropExecStart(literal, true)
 	// The fd's number is what the bus' library sends; it is out's until that is closed.
 	fd := godbus.UnixFD(out.Fd())
 	property := func(name string, value any) dbus.Property {
@@ -104,7 +110,7 @@ func (s *Systemd) transient(ctx context.Context, unit string, argv []string, out
 	properties := []dbus.Property{
 		property("Description", "nodestead: "+strings.Join(argv, " ")),
 		dbus.PropType("oneshot"),
-		dbus.PropExecStart(argv, true),
+		start,
 		property("Environment", toolEnv()),
 		property("TimeoutStartUSec", uint64(toolTime.Microseconds())),
 		property("StandardOutputFileDescriptor", fd),
