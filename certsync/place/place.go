@@ -23,6 +23,9 @@ type Target interface {
 	// Apply carries a plan out and verifies it: the error says what is not as
 	// it should be at the end.
 	Apply(ctx context.Context, plan Plan, anchors []anchor.Anchor) error
+	// Installed are the anchors in files of ours that are there now, as far as
+	// they can be read.
+	Installed() []anchor.Anchor
 }
 
 // Plan is what would change at one target. It is a plain value, to be printed.

@@ -1,0 +1,48 @@
+package certsync
+
+import (
+	"log/slog"
+	"strings"
+)
+
+// notes log what is wrong once, when it begins or changes, and once more when it
+// is over: a pass a minute must not fill the log.
+type notes struct {
+	log  *slog.Logger
+	said map[string]string // by key: what was said last
+	// seen are the keys of the pass that goes on.
+	seen map[string]bool
+}
+
+// begin begins a pass.
+func (n *notes) begin() { n.seen = make(map[string]bool) }
+
+// say logs at Warn what is wrong, unless that was said before.
+func (n *notes) say(key, msg string, args ...any) {
+	n.seen[key] = true
+	text := slogText(msg, args)
+	if n.said[key] == text {
+		return
+	}
+	n.said[key] = text
+	n.log.Warn(msg, args...)
+}
+
+// end ends a pass: what was said before and not in this pass is over.
+func (n *notes) end() {
+	for key := range n.said {
+		if !n.seen[key] {
+			delete(n.said, key)
+			kind, what, _ := strings.Cut(key, " ")
+			n.log.Info("no longer wrong", "kind", kind, "what", what)
+		}
+	}
+}
+
+func slogText(msg string, args []any) string {
+	var b strings.Builder
+	log := slog.New(slog.NewTextHandler(&b, nil))
+	log.Info(msg, args...)
+	_, text, _ := strings.Cut(b.String(), "level=") // without the time
+	return text
+}

@@ -1,0 +1,329 @@
+package certsync
+
+import (
+	"context"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/place"
+)
+
+// work is what a pass found: what shall be, and what there is to do for it.
+type work struct {
+	reading anchor.Reading
+	wanted  []anchor.Anchor // what shall be installed
+	state   state           // as it shall be kept, before anything is done
+	store   *place.Store    // nil: there is none that can be used
+	targets []targetWork
+}
+
+// targetWork is what there is to do at one target.
+type targetWork struct {
+	place.Target
+	plan   place.Plan
+	err    error // it could not be planned
+	unused bool  // it is left over: a registry that is no longer configured
+}
+
+// pass makes one pass. Most passes find nothing to do: they write nothing, start
+// nothing, and take no lock.
+func (s *Syncer) pass(ctx context.Context) Status {
+	s.notes.begin()
+	if s.mustRead {
+		s.recall()
+	}
+	w := s.look(ctx)
+	var status Status
+	if s.quiet(w) {
+		s.settle(w, &status)
+	} else if unlock, err := s.lock(ctx); err != nil {
+		status.Errs = append(status.Errs, err.Error())
+	} else {
+		s.recall()
+		w = s.look(ctx)
+		s.act(ctx, w, &status)
+		unlock()
+	}
+	status.Time = s.now()
+	status.Anchors = w.wanted
+	status.Refused, status.Warnings, status.Broken = w.reading.Refused, w.reading.Warnings, w.reading.Broken
+	status.Changes = s.counts()
+	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
+		status.Runtimes = append(status.Runtimes, s.runtimes[name].status())
+	}
+	if ctx.Err() == nil {
+		s.note(w, status)
+		s.notes.end()
+	}
+	return status
+}
+
+// look finds out what shall be and what is. It changes nothing but s.runtimes,
+// which remembers the daemons' facts.
+func (s *Syncer) look(ctx context.Context) work {
+	now := s.now()
+	var w work
+	w.reading = anchor.Read(anchor.Config{
+		Dirs: s.cfg.Sources, Allow: s.cfg.Allow, Registries: s.cfg.Registries, Now: s.now,
+	}, s.state.Memory)
+	w.state = s.state
+	w.state.Memory = w.reading.Memory
+	w.state.Unsure = s.state.Unsure && unsure(w.reading)
+	w.wanted, w.state.Leaving = overlap(w.reading, s.state, s.cfg, now)
+	for _, rt := range s.runtimes {
+		rt.look(ctx, s)
+	}
+	if s.cfg.Store {
+		t := targetWork{Target: noStore{}}
+		if w.store, t.err = s.findStore(); t.err == nil {
+			t.Target = w.store
+		}
+		w.targets = append(w.targets, t)
+	}
+	w.targets = append(w.targets, s.certs()...)
+	if w.state.Unsure {
+		for _, t := range w.targets {
+			if t.err == nil {
+				w.wanted = join(w.wanted, t.Installed())
+			}
+		}
+	}
+	for i := range w.targets {
+		t := &w.targets[i]
+		if t.err != nil {
+			continue
+		}
+		shall := w.wanted
+		if t.unused {
+			shall = nil
+		} else if len(shall) == 0 {
+			continue // nothing is known that shall be there: what is there stays
+		}
+		t.plan, t.err = t.Plan(shall)
+	}
+	return w
+}
+
+// unsure tells whether a source may hold more than it gives now.
+func unsure(r anchor.Reading) bool {
+	return len(r.Broken) > 0 || slices.ContainsFunc(r.Refused, func(r anchor.Refusal) bool { return r.Reason != anchor.NotAllowed })
+}
+
+// storeTarget is the name of the trust store as a target.
+const storeTarget = "store"
+
+// noStore stands for the store of a node that has none which can be used.
+type noStore struct{ place.Target }
+
+// Name implements place.Target.
+func (noStore) Name() string { return storeTarget }
+
+// findStore finds the node's trust store. It remembers what was in order.
+func (s *Syncer) findStore() (*place.Store, error) {
+	if s.store != nil {
+		return s.store, nil
+	}
+	store, err := place.FindStore(s.host)
+	if err != nil {
+		return nil, err
+	}
+	s.store = store
+	return store, nil
+}
+
+// certs are the targets in certs.d directories: those that shall have anchors,
+// before those of which ours shall go.
+func (s *Syncer) certs() []targetWork {
+	var shall, unused []targetWork
+	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
+		rt := s.runtimes[name]
+		var names []string
+		if s.cfg.CertsD && rt.facts.Present && len(rt.facts.CertDirs) > 0 {
+			for _, registry := range s.cfg.Registries {
+				t := place.NewCerts(s.host, string(name), rt.facts.CertDirs[0], registry)
+				names = append(names, t.Name())
+				shall = append(shall, targetWork{Target: t})
+			}
+		}
+		for i, dir := range rt.facts.CertDirs {
+			for _, t := range place.ListCerts(s.host, string(name), dir) {
+				if i > 0 || !slices.Contains(names, t.Name()) {
+					unused = append(unused, targetWork{Target: t, unused: true})
+				}
+			}
+		}
+	}
+	return append(shall, unused...)
+}
+
+// quiet tells whether there is nothing to do.
+func (s *Syncer) quiet(w work) bool {
+	if !same(w.state, s.state) {
+		return false
+	}
+	for _, t := range w.targets {
+		if t.err == nil && !t.plan.Empty() {
+			return false
+		}
+	}
+	for _, rt := range s.runtimes {
+		if s.due(rt, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// same compares what look changes.
+func same(a, b state) bool {
+	return reflect.DeepEqual(a.Memory, b.Memory) && reflect.DeepEqual(a.Leaving, b.Leaving) && a.Unsure == b.Unsure
+}
+
+// settle is the end of a pass that found nothing to do.
+func (s *Syncer) settle(w work, status *Status) {
+	for _, t := range w.targets {
+		if !t.unused {
+			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, t.err))
+		}
+	}
+}
+
+// act does what there is to do. Another agent is kept out.
+func (s *Syncer) act(ctx context.Context, w work, status *Status) {
+	s.state = w.state
+	// Before anything is installed: what a source gave must not be forgotten
+	// when this process is killed and the source breaks.
+	kept := s.save(status)
+	storeOK := false
+	for _, t := range w.targets {
+		if ctx.Err() != nil {
+			s.mustRead = true
+			return
+		}
+		err := s.apply(ctx, t, w.wanted)
+		if t.Name() == storeTarget && !t.unused {
+			storeOK = err == nil
+		}
+		if !t.unused || err != nil {
+			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, err))
+		}
+	}
+	if w.store != nil && storeOK {
+		s.noteInstalled(w)
+		kept = s.save(status) && kept
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
+		s.tend(ctx, s.runtimes[name], w, storeOK, kept, status)
+	}
+	kept = s.save(status) && kept
+	if !kept {
+		s.mustRead = true
+	}
+}
+
+// apply carries a target's plan out, counts it and logs it.
+func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor) error {
+	if t.err != nil || t.plan.Empty() {
+		return t.err
+	}
+	begin := s.now()
+	if t.unused {
+		wanted = nil
+	}
+	err := t.Apply(ctx, t.plan, wanted)
+	if isEnded(ctx, err) {
+		return err
+	}
+	result := Changed
+	switch {
+	case err != nil:
+		result = Failed
+	case t.plan.Drift || s.synced[t.Name()] == setOf(wanted) && !t.unused:
+		result = Repaired
+	}
+	s.count(t.Name(), result)
+	if err == nil {
+		s.log.Info("trust anchors were "+result, "target", t.Name(), "why", t.plan.Why, "files", paths(t.plan), "took", s.now().Sub(begin).Round(time.Millisecond))
+	}
+	return err
+}
+
+func paths(p place.Plan) string {
+	var all []string
+	for _, c := range p.Changes {
+		sign := "+"
+		if c.Content == nil {
+			sign = "-"
+		}
+		all = append(all, sign+c.Path)
+	}
+	return strings.Join(all, " ")
+}
+
+// targetStatus notes how a target is.
+func (s *Syncer) targetStatus(t targetWork, wanted []anchor.Anchor, err error) TargetStatus {
+	st := TargetStatus{Name: t.Name(), InSync: err == nil, Problems: t.plan.Problems}
+	if err != nil {
+		st.Err = err.Error()
+	} else {
+		s.targets[t.Name()], s.synced[t.Name()] = s.now(), setOf(wanted)
+	}
+	st.LastSuccess = s.targets[t.Name()]
+	return st
+}
+
+// noteInstalled notes since when the anchors are in the store's bundle.
+func (s *Syncer) noteInstalled(w work) {
+	info, err := s.host.Stat(w.store.Bundle())
+	if err != nil {
+		return // Apply has verified it: it is gone since
+	}
+	isNew := make(map[string]bool)
+	for _, t := range w.targets {
+		if t.Name() != storeTarget {
+			continue
+		}
+		for _, c := range t.plan.Changes {
+			for _, f := range c.Fingerprints {
+				isNew[f] = c.Content != nil
+			}
+		}
+		if t.plan.Drift && t.plan.Tool != nil {
+			for _, f := range fingerprints(storeAnchors(w.wanted)) {
+				isNew[f] = true
+			}
+		}
+	}
+	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, info.ModTime())
+}
+
+// note logs what is wrong.
+func (s *Syncer) note(w work, status Status) {
+	for _, b := range status.Broken {
+		s.notes.say("source "+b.Source, "a source of trust is broken, what it gave last stays", "dir", b.Source, "reason", string(b.Reason), "detail", b.Detail)
+	}
+	for _, r := range status.Refused {
+		s.notes.say("refused "+r.Source+" "+string(r.Reason)+" "+r.Detail, "refused as a trust anchor", "file", r.Source, "reason", string(r.Reason), "detail", r.Detail)
+	}
+	for _, r := range status.Warnings {
+		s.notes.say("warning "+r.Source+" "+string(r.Reason)+" "+r.Detail, "a trust anchor may disappoint", "file", r.Source, "reason", string(r.Reason), "detail", r.Detail)
+	}
+	for _, t := range status.Targets {
+		if !t.InSync {
+			s.notes.say("target "+t.Name, "trust anchors are not installed", "target", t.Name, "err", t.Err)
+		}
+		for _, p := range t.Problems {
+			s.notes.say("problem "+t.Name+" "+p.Path+" "+p.Reason, "something is in the way of trust anchors, and is left alone", "target", t.Name, "path", p.Path, "reason", p.Reason, "detail", p.Detail)
+		}
+	}
+	for _, e := range status.Errs {
+		s.notes.say("pass "+e, "a pass of trust did not do all", "err", e)
+	}
+	for _, r := range status.Runtimes {
+		s.noteRuntime(r)
+	}
+}

@@ -1,0 +1,379 @@
+package certsync
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nodestead/nodestead/certsync/daemon"
+	"github.com/nodestead/nodestead/certsync/host"
+)
+
+const (
+	// factsFor is how long what is known of a daemon holds while it is the same
+	// run of it; askedFor is the same for what it said of registries that it
+	// trusts.
+	factsFor = 10 * time.Minute
+	askedFor = 10 * time.Minute
+	// hour is as long as a restart counts.
+	hour = time.Hour
+	// maxBundle is more than a bundle of all public roots.
+	maxBundle = 16 << 20
+)
+
+// runtime is one daemon as this agent knows it. What has to outlive the agent is
+// in state.
+type runtime struct {
+	cfg      daemon.Config
+	facts    daemon.Facts
+	err      error     // why the facts are not known
+	looked   time.Time // when all of the facts were read
+	asked    asked
+	decision daemon.Decision
+	restarts map[string]int
+}
+
+// asked is what a daemon said, and when that holds.
+type asked struct {
+	key     string // of the run, the anchors and the registries
+	at      time.Time
+	answers []daemon.Answer
+}
+
+func newRuntime(cfg daemon.Config) *runtime {
+	rt := &runtime{cfg: cfg, restarts: make(map[string]int)}
+	for _, r := range RestartResults() {
+		rt.restarts[r] = 0
+	}
+	return rt
+}
+
+func (rt *runtime) status() RuntimeStatus {
+	return RuntimeStatus{
+		Name: rt.cfg.Name, Present: rt.facts.Present, Facts: rt.facts,
+		Answers: rt.asked.answers, Decision: rt.decision, Restarts: maps.Clone(rt.restarts),
+	}
+}
+
+// settled tells whether nothing about the daemon waits for a change.
+func (rt *runtime) settled() bool {
+	return rt.err == nil && rt.decision.Action == daemon.Leave &&
+		!slices.ContainsFunc(rt.asked.answers, func(a daemon.Answer) bool { return a.Verdict != daemon.Trusted })
+}
+
+// look brings the facts up to date. While it is the same run of the daemon, and
+// nothing about it waits, systemd's word for that is enough.
+func (rt *runtime) look(ctx context.Context, s *Syncer) {
+	sd, err := s.dial(ctx)
+	if err != nil && !errors.Is(err, host.ErrNoSystemd) {
+		rt.err = err
+		return
+	}
+	now := s.now()
+	if sd != nil && rt.settled() && rt.facts.Healthy && now.Sub(rt.looked) < factsFor && !now.Before(rt.looked) {
+		unit, err := sd.Unit(ctx, rt.cfg.Unit)
+		if err == nil && unit.InvocationID == rt.facts.Unit.InvocationID && unit.ActiveState == rt.facts.Unit.ActiveState {
+			return
+		}
+	}
+	facts, err := daemon.Look(ctx, s.host, sd, rt.cfg, s.dockerUnit())
+	if err != nil {
+		s.hangUp() // it may be the connection that is broken
+	}
+	rt.facts, rt.err, rt.looked = facts, err, now
+}
+
+// dockerUnit is the name of docker's unit.
+func (s *Syncer) dockerUnit() string {
+	if rt := s.runtimes[daemon.Docker]; rt != nil {
+		return rt.cfg.Unit
+	}
+	return "docker.service"
+}
+
+// key is for what run of the daemon, and for which anchors, an answer holds.
+func (s *Syncer) key(rt *runtime, w work) string {
+	all := rt.facts.Unit.InvocationID + " " + setOf(w.wanted)
+	if w.store != nil {
+		all += " " + w.store.Bundle()
+	}
+	return all
+}
+
+// due tells whether something has to be found out about a daemon, or done.
+func (s *Syncer) due(rt *runtime, w work) bool {
+	if !rt.facts.Present || len(w.wanted) == 0 {
+		return s.state.Runtimes[rt.cfg.Name].Intent != nil
+	}
+	since := s.now().Sub(rt.asked.at)
+	return !rt.settled() || rt.asked.key != s.key(rt, w) ||
+		len(s.cfg.Registries) > 0 && (since < 0 || since >= askedFor)
+}
+
+// tend asks a daemon, decides, and restarts it if that is decided. ready tells
+// whether what it shall trust is installed, kept whether the state is on disk.
+func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool, status *Status) {
+	name := rt.cfg.Name
+	if rt.facts.Present || s.state.Runtimes[name].Intent != nil {
+		s.resume(ctx, rt, w, status)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	rt.asked = asked{}
+	if rt.err != nil {
+		rt.decision = daemon.Decision{}
+		return
+	}
+	if len(w.wanted) == 0 {
+		rt.decision = daemon.Decision{Action: daemon.Leave, Reason: noAnchors, Detail: "no anchor is known that it could trust"}
+		return
+	}
+	// It is asked only after the installation: a question makes it load the
+	// store as it is.
+	if ready || w.store == nil {
+		s.ask(ctx, rt, w)
+	}
+	rt.decision = s.decide(ctx, rt, w, ready)
+	s.remember(rt, w)
+	switch {
+	case rt.decision.Action != daemon.Restart || ctx.Err() != nil:
+	case !kept:
+		rt.decision = daemon.Decision{
+			Action: daemon.Pending, Reason: stateNotKept,
+			Detail: "the state of trust cannot be written, and a restart that is not written down could be made again and again",
+			Remedy: "make " + stateDir + " on the node writable for the agent",
+		}
+	default:
+		s.restart(ctx, rt, w, status)
+	}
+}
+
+// Reasons of a daemon's decision beside those of package daemon.
+const (
+	noAnchors    = "no_anchors"
+	stateNotKept = "state_not_kept"
+)
+
+// Reasons lists all reasons that a RuntimeStatus may have.
+func Reasons() []string { return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept) }
+
+// ask asks a daemon about all registries, unless it was asked lately.
+func (s *Syncer) ask(ctx context.Context, rt *runtime, w work) {
+	rt.asked = asked{key: s.key(rt, w), at: s.now()}
+	if !rt.facts.Healthy {
+		return
+	}
+	for _, registry := range s.cfg.Registries {
+		if ctx.Err() != nil {
+			return
+		}
+		rt.asked.answers = append(rt.asked.answers, daemon.Ask(ctx, s.host, rt.cfg.Name, registry))
+	}
+}
+
+// caseOf puts together what a decision rests on. ready tells whether the store
+// has the anchors.
+func (s *Syncer) caseOf(ctx context.Context, rt *runtime, w work, ready bool) daemon.Case {
+	c := daemon.Case{
+		Config: rt.cfg, Facts: rt.facts, Set: setOf(storeAnchors(w.wanted)),
+		Answers: rt.asked.answers, History: s.state.Runtimes[rt.cfg.Name].History, Now: s.now(),
+	}
+	if ready && wantsStore(w) {
+		unit := rt.facts.Unit
+		c.Installed = s.state.loadedSince(rt.cfg.Name, unit.InvocationID, unit.Started, fingerprints(storeAnchors(w.wanted)))
+		c.Own = s.prove(ctx, rt, w)
+	}
+	if docker := s.runtimes[daemon.Docker]; rt.facts.StopsDocker && docker != nil {
+		c.Docker = &daemon.Case{Config: docker.cfg, Facts: docker.facts, History: s.state.Runtimes[daemon.Docker].History, Now: c.Now}
+	}
+	return c
+}
+
+// decide decides what shall be done with a daemon.
+func (s *Syncer) decide(ctx context.Context, rt *runtime, w work, ready bool) daemon.Decision {
+	return daemon.Decide(s.caseOf(ctx, rt, w, ready))
+}
+
+// prove looks with our own eyes at the registries that a daemon does not trust:
+// where our anchors do not verify them either, a restart cannot help.
+func (s *Syncer) prove(ctx context.Context, rt *runtime, w work) map[string]daemon.Verdict {
+	own := make(map[string]daemon.Verdict)
+	var roots *x509.CertPool
+	for _, a := range rt.asked.answers {
+		if a.Verdict == daemon.Trusted {
+			continue
+		}
+		if roots == nil {
+			bundle, err := s.host.ReadFile(w.store.Bundle(), maxBundle)
+			if err != nil {
+				return nil
+			}
+			roots = x509.NewCertPool()
+			roots.AppendCertsFromPEM(bundle)
+		}
+		own[a.Registry] = daemon.Proves(ctx, a.Registry, roots)
+	}
+	return own
+}
+
+// remember notes what this run of the daemon has loaded from the store.
+func (s *Syncer) remember(rt *runtime, w work) {
+	st, unit := s.state.Runtimes[rt.cfg.Name], rt.facts.Unit
+	if unit.InvocationID == "" || !unit.Active() {
+		return
+	}
+	seen := loaded{Invocation: unit.InvocationID}
+	for _, f := range fingerprints(storeAnchors(w.wanted)) {
+		at, known := s.state.Installed[f]
+		had := st.Loaded.Invocation == unit.InvocationID && slices.Contains(st.Loaded.Fingerprints, f)
+		if had || known && unit.Started.After(at) {
+			seen.Fingerprints = append(seen.Fingerprints, f)
+		}
+	}
+	st.Loaded = seen
+	s.state.Runtimes[rt.cfg.Name] = st
+}
+
+// restart restarts a daemon. What is about to be done is on disk before it is
+// done: this process may be killed by it.
+func (s *Syncer) restart(ctx context.Context, rt *runtime, w work, status *Status) {
+	name := rt.cfg.Name
+	st := s.state.Runtimes[name]
+	st.Intent = &intent{Set: setOf(storeAnchors(w.wanted)), Invocation: rt.facts.Unit.InvocationID, At: s.now()}
+	s.state.Runtimes[name] = st
+	if !s.save(status) {
+		return
+	}
+	s.log.Info("restarting a daemon", "runtime", string(name), "unit", rt.cfg.Unit, "reason", rt.decision.Reason, "detail", rt.decision.Detail)
+	begin := s.now()
+	facts, err := daemon.Renew(ctx, s.host, s.systemd, rt.cfg, rt.facts)
+	if isEnded(ctx, err) {
+		return // the intent stays: the next agent finds out what came of it
+	}
+	rt.facts, rt.looked = facts, s.now()
+	if errors.Is(err, daemon.ErrNotSafe) {
+		st.Intent = nil
+		s.state.Runtimes[name] = st
+		s.log.Info("the daemon was not restarted after all", "runtime", string(name), "err", err)
+		rt.decision = s.decide(ctx, rt, w, true)
+		return
+	}
+	s.conclude(ctx, rt, w, err, s.now().Sub(begin), status)
+	// What systemd restarted with it has begun anew as well.
+	for _, other := range s.runtimes {
+		if other != rt && rt.facts.StopsDocker {
+			other.looked = time.Time{}
+			other.look(ctx, s)
+		}
+	}
+}
+
+// resume finishes what an agent that was killed had begun.
+func (s *Syncer) resume(ctx context.Context, rt *runtime, w work, status *Status) {
+	st := s.state.Runtimes[rt.cfg.Name]
+	if st.Intent == nil || rt.err != nil {
+		return
+	}
+	switch unit := rt.facts.Unit; unit.ActiveState {
+	case "active":
+		if unit.InvocationID == st.Intent.Invocation {
+			// It was not asked for: nothing happened.
+			st.Intent = nil
+			s.state.Runtimes[rt.cfg.Name] = st
+			return
+		}
+		s.conclude(ctx, rt, w, nil, 0, status)
+	case "failed", "inactive":
+		// It may be us who left it so.
+		facts, err := daemon.Renew(ctx, s.host, s.systemd, rt.cfg, rt.facts)
+		if isEnded(ctx, err) {
+			return
+		}
+		rt.facts, rt.looked = facts, s.now()
+		s.conclude(ctx, rt, w, err, 0, status)
+	default: // systemd is at it
+	}
+}
+
+// conclude notes what came of a restart.
+func (s *Syncer) conclude(ctx context.Context, rt *runtime, w work, err error, took time.Duration, status *Status) {
+	name := rt.cfg.Name
+	st := s.state.Runtimes[name]
+	result := daemon.Helped
+	if err != nil {
+		result = daemon.Failed
+	} else {
+		s.ask(ctx, rt, w)
+		if ctx.Err() != nil {
+			return // the intent stays
+		}
+		for _, a := range rt.asked.answers {
+			switch a.Verdict {
+			case daemon.Untrusted:
+				result = daemon.DidNotHelp
+			case daemon.Unclear:
+				if result == daemon.Helped {
+					result = notAsked
+				}
+			}
+		}
+	}
+	now := s.now()
+	st.History.Set, st.History.Outcome, st.History.Run = st.Intent.Set, result, rt.facts.Unit.InvocationID
+	st.History.Times = append(slices.DeleteFunc(st.History.Times, func(t time.Time) bool { return now.Sub(t) > hour }), now)
+	st.Intent = nil
+	s.state.Runtimes[name] = st
+	s.remember(rt, w)
+	s.save(status)
+	rt.restarts[result]++
+	args := []any{"runtime", string(name), "result", result, "pid", rt.facts.Unit.MainPID, "took", took.Round(time.Millisecond)}
+	switch {
+	case err != nil:
+		s.log.Warn("a daemon was restarted, and is not healthy", append(args, "err", err)...)
+	case result == daemon.DidNotHelp:
+		s.log.Warn("a daemon was restarted, and does not trust what is installed: it is not restarted again for these anchors", append(args, "answers", words(rt.asked.answers))...)
+	default:
+		s.log.Info("a daemon was restarted", args...)
+	}
+	rt.decision = s.decide(ctx, rt, w, true)
+}
+
+func words(answers []daemon.Answer) string {
+	var all []byte
+	for _, a := range answers {
+		if len(all) > 0 {
+			all = append(all, "; "...)
+		}
+		all = append(all, a.Registry+": "+a.Text...)
+	}
+	return string(all)
+}
+
+// noteRuntime logs what is wrong with a daemon.
+func (s *Syncer) noteRuntime(r RuntimeStatus) {
+	name := string(r.Name)
+	rt := s.runtimes[r.Name]
+	if rt.err != nil {
+		s.notes.say("runtime "+name, "a daemon could not be looked at", "runtime", name, "err", rt.err)
+	}
+	d := r.Decision
+	if d.Action == daemon.Pending {
+		s.notes.say("pending "+name, "a restart is pending", "runtime", name, "reason", string(d.Reason), "detail", d.Detail, "remedy", d.Remedy)
+	}
+	for _, a := range r.Answers {
+		switch {
+		case a.Verdict == daemon.Trusted:
+		case a.Verdict == daemon.Untrusted && d.Action == daemon.Leave:
+			s.notes.say("registry "+name+" "+a.Registry, "a daemon does not trust a registry", "runtime", name, "registry", a.Registry, "answer", a.Text, "reason", string(d.Reason), "detail", d.Detail, "remedy", d.Remedy)
+		case a.Verdict == daemon.Unclear:
+			s.notes.say("registry "+name+" "+a.Registry, "a daemon cannot tell whether it trusts a registry", "runtime", name, "registry", a.Registry, "answer", a.Text)
+		}
+	}
+	if why := r.Facts.CertDirsWhy; r.Present && why != "" && s.cfg.CertsD && len(s.cfg.Registries) > 0 {
+		s.notes.say("certs.d "+name, "a daemon reads no certs.d directory", "runtime", name, "detail", why)
+	}
+}
