@@ -11,12 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nodestead/nodestead/certsync"
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/probe"
 )
 
 const (
-	// limit bounds the whole examination: a lookup that gets no answer takes 5 s.
+	// limit bounds the examination of names: a lookup that gets no answer takes 5 s.
 	limit = 6 * time.Second
 	// window is the time between two readings of the statistics.
 	window = 500 * time.Millisecond
@@ -47,6 +48,12 @@ type Config struct {
 	Ndots int
 	// Nameservers are those of the pods; by default what the kubelet tells them.
 	Nameservers []netip.AddrPort
+	// Trust is how the agent would make the node trust a private CA; nil: it is
+	// not examined.
+	Trust *certsync.Config
+	// Registries (host:port) are what the node's daemons are asked about. Without
+	// any, trust is examined only when one of its sources exists.
+	Registries []string
 }
 
 // State is what a check came to.
@@ -55,7 +62,7 @@ type State string
 // The states.
 const (
 	OK      State = "ok"
-	Finding State = "finding" // it breaks lookups, or will
+	Finding State = "finding" // it breaks lookups or pulls, or will
 	Unknown State = "unknown" // it could not be told
 )
 
@@ -86,7 +93,8 @@ func Exit(verdicts []Verdict) int {
 }
 
 // Run examines the node in whose network namespace the process is. The verdicts
-// come in the same order every time. It takes six seconds at most.
+// come in the same order every time. It takes six seconds at most, and with
+// registries a minute.
 func Run(ctx context.Context, cfg Config) []Verdict {
 	return newDoctor(cfg).run(ctx)
 }
@@ -97,6 +105,8 @@ type doctor struct {
 	window time.Duration
 	// within runs what opens sockets, in the node's network namespace.
 	within func(func() error) error
+	// examine is certsync.Examine.
+	examine func(context.Context, certsync.Config, []string) (certsync.Examination, error)
 
 	dns    probe.PodDNS
 	dnsErr error
@@ -106,14 +116,15 @@ type doctor struct {
 }
 
 func newDoctor(cfg Config) *doctor {
-	return &doctor{Config: cfg, window: window, within: func(fn func() error) error { return fn() }}
+	return &doctor{Config: cfg, window: window, within: func(fn func() error) error { return fn() }, examine: certsync.Examine}
 }
 
-func (d *doctor) run(ctx context.Context) []Verdict {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (d *doctor) run(parent context.Context) []Verdict {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	d.prepare()
-	groups := []func(context.Context) []Verdict{d.conntrack, d.nameservers, d.nodeLocal, d.names}
+	trust := func(context.Context) []Verdict { return d.trust(parent) } // it has a limit of its own
+	groups := []func(context.Context) []Verdict{d.conntrack, d.nameservers, d.nodeLocal, d.names, trust}
 	results := make([][]Verdict, len(groups))
 	var all sync.WaitGroup
 	for i, check := range groups {

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodestead/nodestead/agent"
 	"github.com/nodestead/nodestead/doctor"
 )
 
@@ -16,14 +18,19 @@ import (
 func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "examine this node for what breaks DNS lookups",
+		Short: "examine this node for what breaks DNS lookups and trust",
 		Long: `doctor asks this node everything that is known to break DNS lookups, and gives a
-verdict for each with evidence and remedy. It changes nothing and takes at most
-six seconds. Exit codes: 0 healthy, 1 a finding, 2 something could not be told.
+verdict for each with evidence and remedy. With a registry, or where a source of
+CA certificates exists (trust.sources), it also says what is installed, what each
+daemon that pulls images has loaded, what it says of the registry, and what would
+help. It changes nothing and takes at most six seconds, or a minute when it asks
+about registries. Exit codes: 0 healthy, 1 a finding, 2 something could not be
+told.
 
 ` + settings,
 	}
 	name := cmd.Flags().String("name", "", "name to look up as a pod would, with the search list unless it ends with a dot")
+	registries := cmd.Flags().StringSlice("registry", nil, "private registry, host:port, to ask the daemons about; may be given more than once (default trust.registries)")
 	output := cmd.Flags().StringP("output", "o", "table", "table or json")
 	load := addSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -39,9 +46,20 @@ six seconds. Exit codes: 0 healthy, 1 a finding, 2 something could not be told.
 		default:
 			return fmt.Errorf("--output %q: want table or json", *output)
 		}
+		for i, r := range *registries {
+			var checked agent.Registry
+			if err := checked.UnmarshalText([]byte(r)); err != nil {
+				return fmt.Errorf("--registry: %w", err)
+			}
+			(*registries)[i] = string(checked)
+		}
+		trust := cfg.Sync(slog.New(slog.DiscardHandler))
+		if len(*registries) == 0 {
+			*registries = trust.Registries
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
-		examined := doctor.Config{HostRoot: cfg.Root(), Name: *name}
+		examined := doctor.Config{HostRoot: cfg.Root(), Name: *name, Trust: &trust, Registries: *registries}
 		for _, p := range cfg.Names.Ports {
 			examined.Ports = append(examined.Ports, uint16(p))
 		}
