@@ -161,6 +161,13 @@ var errTooManyFiles = errors.New("too many files")
 // nor hidden ones: in a mounted Secret the files are links to a hidden directory
 // that is exchanged as a whole. If that happens meanwhile, all is read again.
 func readDir(dir string) ([]file, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
