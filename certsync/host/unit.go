@@ -18,7 +18,8 @@ type Unit struct {
 	Started      time.Time // ActiveEnterTimestamp; zero if never
 	MainPID      int
 	Restarts     int // NRestarts: automatic restarts
-	// RequiredBy are the units that stop when this one does.
+	// RequiredBy are the units that stop when this one does, of those that systemd
+	// has loaded, as it has all that run.
 	RequiredBy []string
 	// TriggeredBy are the sockets that start it.
 	TriggeredBy []string
