@@ -195,6 +195,7 @@ func (r *Reading) warn() {
 		for _, b := range r.Anchors[:i] {
 			if !b.Leaf && bytes.Equal(a.Cert.RawSubject, b.Cert.RawSubject) && !bytes.Equal(a.Cert.RawSubjectPublicKeyInfo, b.Cert.RawSubjectPublicKeyInfo) {
 				say(SameSubject, "another key under the subject of %s; OpenSSL may try the wrong one for certificates without an AuthorityKeyIdentifier", b.Fingerprint[:16])
+				break
 			}
 		}
 	}

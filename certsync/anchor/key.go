@@ -43,24 +43,31 @@ func decodePrefix(run []byte) []byte {
 // keyWords looks for the armour of a private key, whole or torn, and for what
 // openssl pkey -text and PuTTY write. The words alone, in a comment, are none.
 func keyWords(text []byte) bool {
-	upper := bytes.Join(bytes.Fields(bytes.ToUpper(text)), []byte(" "))
-	for _, words := range []string{"PRIVATE-KEY: (", "PRIVATE-LINES:", "PUTTY-USER-KEY-FILE"} {
-		if bytes.Contains(upper, []byte(words)) {
+	for line := range bytes.FieldsFuncSeq(text, func(r rune) bool { return r == '\r' || r == '\n' }) {
+		if keyLine(bytes.Join(bytes.Fields(bytes.ToUpper(line)), []byte(" "))) {
 			return true
 		}
 	}
-	words := []byte("PRIVATE KEY")
-	for at := 0; ; {
-		i := bytes.Index(upper[at:], words)
-		if i < 0 {
-			return false
-		}
-		i += at
-		at = i + len(words)
-		before, after := upper[max(0, i-40):i], upper[at:min(len(upper), at+12)]
-		if bytes.Contains(before, []byte("BEGIN ")) || bytes.Contains(before, []byte("END ")) || bytes.Contains(after, []byte("--")) {
+	return false
+}
+
+func keyLine(line []byte) bool {
+	for _, words := range []string{"PRIVATE-KEY: (", "PRIVATE-LINES:", "PUTTY-USER-KEY-FILE"} {
+		if bytes.Contains(line, []byte(words)) {
 			return true
 		}
+	}
+	for {
+		before, after, found := bytes.Cut(line, []byte("PRIVATE KEY"))
+		if !found {
+			return false
+		}
+		label := before[bytes.LastIndexByte(before, '-')+1:]
+		after = bytes.TrimPrefix(bytes.TrimPrefix(after, []byte(" BLOCK")), []byte(" "))
+		if bytes.Contains(label, []byte("BEGIN ")) || bytes.Contains(label, []byte("END ")) || bytes.HasPrefix(after, []byte("--")) {
+			return true
+		}
+		line = after
 	}
 }
 
