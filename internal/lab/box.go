@@ -41,6 +41,10 @@ type BoxConfig struct {
 	// Files are put into its root before it boots: the path without the first
 	// slash, and the content.
 	Files map[string]string
+	// Setup is a shell script that runs in its root after that, before it boots.
+	Setup string
+	// LiveRestore has docker's containers go on while dockerd is restarted.
+	LiveRestore bool
 }
 
 // Box is a booted Debian with systemd, containerd and dockerd, whose network
@@ -102,11 +106,18 @@ func (b *Box) run(ctx context.Context, stdin *os.File, args ...string) (string, 
 	return stdout.String(), nil
 }
 
-// StartDocker starts dockerd, whose socket is run/docker.sock under Root, and
-// waits until it answers.
+// StartDocker starts dockerd, whose socket is run/docker.sock under Root, waits
+// until it answers and gives it the images of the box.
 func (b *Box) StartDocker(ctx context.Context) error {
 	if _, err := b.Run(ctx, "systemctl", "start", "docker.service"); err != nil {
 		return fmt.Errorf("start dockerd: %w\n%s", err, b.journal())
+	}
+	images, err := b.lab.boxImages()
+	if err == nil {
+		err = b.dockerLoad(ctx, images)
+	}
+	if err != nil {
+		return fmt.Errorf("give dockerd its images: %w", err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -85,7 +86,10 @@ func (b *Box) start(cfg BoxConfig, base string) error {
 	if err := os.Mkdir(filepath.Join(b.dir, "scratch"), 0o755); err != nil {
 		return err
 	}
-	if b.id, err = writeBoxFiles(filepath.Join(b.dir, "files"), cfg); err != nil {
+	b.lab.mu.Lock()
+	names := slices.Clone(b.lab.names)
+	b.lab.mu.Unlock()
+	if b.id, err = writeBoxFiles(filepath.Join(b.dir, "files"), cfg, names); err != nil {
 		return fmt.Errorf("write its files: %w", err)
 	}
 	self, err := os.ReadFile("/proc/self/cgroup")
@@ -123,6 +127,7 @@ func (b *Box) start(cfg BoxConfig, base string) error {
 		"BASE=" + base,
 		"DIR=" + b.dir,
 		"HIERARCHIES=" + strings.Join(mounts, " "),
+		"SETUP=" + cfg.Setup,
 	}
 	cmd.Stdout, cmd.Stderr = b.log, b.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
@@ -177,15 +182,7 @@ func (b *Box) ready(ctx context.Context, images string) error {
 	if err := until("containerd", func() error { return b.podsReady(ctx) }); err != nil {
 		return err
 	}
-	archive, err := os.Open(images)
-	if err != nil {
-		return err
-	}
-	defer archive.Close()
-	if _, err := b.run(ctx, archive, "ctr", "--namespace", "k8s.io", "images", "import", "-"); err != nil {
-		return err
-	}
-	return until("the images", func() error { return b.imagesReady(ctx) })
+	return b.load(ctx, images, []string{pauseImage, resolversImage})
 }
 
 // rooted returns an error until the box has its own root. Before, Root is that

@@ -96,7 +96,7 @@ exec /usr/lib/cni/%s
 
 // writeBoxFiles writes what a box has in addition to the base. It returns the
 // machine id, by which the box's root is known.
-func writeBoxFiles(dir string, cfg BoxConfig) (id string, err error) {
+func writeBoxFiles(dir string, cfg BoxConfig, names []hostName) (id string, err error) {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
 	id = hex.EncodeToString(b)
@@ -104,15 +104,22 @@ func writeBoxFiles(dir string, cfg BoxConfig) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
+	hosts := "127.0.0.1 localhost\n::1 localhost\n" + node4.Addr().String() + " node\n"
+	for _, n := range names {
+		hosts += n.addr.String() + " " + n.name + "\n"
+	}
 	files := map[string]string{
 		// Without an id systemd takes it for the first boot and enables all units.
 		"etc/machine-id":                       id + "\n",
 		"etc/hostname":                         "node\n",
-		"etc/hosts":                            "127.0.0.1 localhost\n::1 localhost\n" + node4.Addr().String() + " node\n",
+		"etc/hosts":                            hosts,
 		"etc/resolv.conf":                      "# The box itself resolves no names.\n",
 		"etc/systemd/journald.conf.d/lab.conf": journaldConfig,
 		"etc/containerd/config.toml":           containerdConfig,
 		"etc/cni/net.d/10-lab.conflist":        network,
+	}
+	if cfg.LiveRestore {
+		files["etc/docker/daemon.json"] = `{"live-restore": true}` + "\n"
 	}
 	maps.Copy(files, cfg.Files)
 	errs := []error{writeFile(dir, "usr/lib/cni/lab", fmt.Sprintf(cniPlugin, cfg.CNI), 0o755)}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -26,8 +27,8 @@ const podLinks = "veth"
 type CRIPodConfig struct {
 	// Namespace is "default" when it is empty.
 	Namespace, Name string
-	// Containers are the names of its containers, "app" when there are none.
-	// Each has the programs of all resolvers.
+	// Containers are the names of its containers, "app" when there are none. All
+	// are alike.
 	Containers []string
 	// Nameservers, Search and Options ("ndots:5") go to its resolv.conf.
 	Nameservers []netip.Addr
@@ -35,6 +36,25 @@ type CRIPodConfig struct {
 	Options     []string
 	// HostNetwork puts it into the node's network.
 	HostNetwork bool
+
+	// Image is what its containers are made of, which the box has by Load or a
+	// pull; that with the programs of the resolvers when it is empty.
+	Image string
+	// Command is what they run, with its arguments, instead of the image's.
+	Command []string
+	// Mounts are directories and files of the node that they have.
+	Mounts []Mount
+	// Privileged gives them all capabilities and devices.
+	Privileged bool
+}
+
+// Mount is a directory or file of the node in a container.
+type Mount struct {
+	Host, Container string // the paths
+	ReadOnly        bool
+	// Follow: what the node mounts below it later appears in the container
+	// (HostToContainer in a pod's specification).
+	Follow bool
 }
 
 // CRIPod is a pod that the box's containerd runs, as kubelet would have it.
@@ -82,21 +102,6 @@ func (b *Box) podsReady(ctx context.Context) error {
 	return nil
 }
 
-// imagesReady asks containerd whether pods can have the images. It learns of
-// those that were imported a moment later.
-func (b *Box) imagesReady(ctx context.Context) error {
-	for _, name := range []string{pauseImage, resolversImage} {
-		status, err := cri.NewImageServiceClient(b.conn).ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
-		if err != nil {
-			return err
-		}
-		if status.GetImage() == nil {
-			return fmt.Errorf("no image %s", name)
-		}
-	}
-	return nil
-}
-
 // RunPod runs a pod. It lives until it is stopped or the box is closed.
 func (b *Box) RunPod(ctx context.Context, cfg CRIPodConfig) (*CRIPod, error) {
 	if cfg.Namespace == "" {
@@ -124,7 +129,7 @@ func (p *CRIPod) run(ctx context.Context, cfg CRIPodConfig) error {
 	}
 	p.sandbox = made.GetPodSandboxId()
 	for _, name := range cfg.Containers {
-		if p.containers[name], err = p.runContainer(ctx, sandbox, name); err != nil {
+		if p.containers[name], err = p.runContainer(ctx, cfg, sandbox, name); err != nil {
 			return fmt.Errorf("run container %s: %w", name, err)
 		}
 	}
@@ -138,10 +143,13 @@ func (p *CRIPod) sandboxConfig(cfg CRIPodConfig) *cri.PodSandboxConfig {
 		Hostname:  p.Name,
 		DnsConfig: &cri.DNSConfig{Searches: cfg.Search, Options: cfg.Options},
 		Labels:    p.labels(),
+		// As kubelet has it.
+		LogDirectory: "/var/log/pods/" + p.Namespace + "_" + p.Name + "_" + p.UID,
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: "kubepods-besteffort-pod" + strings.ReplaceAll(p.UID, "-", "_") + ".slice",
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+				Privileged:       cfg.Privileged,
 			},
 		},
 	}
@@ -164,21 +172,28 @@ func (p *CRIPod) labels() map[string]string {
 	}
 }
 
-func (p *CRIPod) runContainer(ctx context.Context, sandbox *cri.PodSandboxConfig, name string) (id string, err error) {
+func (p *CRIPod) runContainer(ctx context.Context, cfg CRIPodConfig, sandbox *cri.PodSandboxConfig, name string) (id string, err error) {
 	labels := p.labels()
 	labels["io.kubernetes.container.name"] = name
-	made, err := p.box.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
-		PodSandboxId:  p.sandbox,
-		SandboxConfig: sandbox,
-		Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: name},
-			Image:    &cri.ImageSpec{Image: resolversImage},
-			Labels:   labels,
-			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-				NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
-			}},
-		},
-	})
+	config := &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: name},
+		Image:    &cri.ImageSpec{Image: cmp.Or(cfg.Image, resolversImage)},
+		Command:  cfg.Command,
+		Labels:   labels,
+		LogPath:  name + "/0.log",
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
+			Privileged:       cfg.Privileged,
+		}},
+	}
+	for _, m := range cfg.Mounts {
+		mount := &cri.Mount{HostPath: m.Host, ContainerPath: m.Container, Readonly: m.ReadOnly}
+		if m.Follow {
+			mount.Propagation = cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		}
+		config.Mounts = append(config.Mounts, mount)
+	}
+	made, err := p.box.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.sandbox, SandboxConfig: sandbox, Config: config})
 	if err != nil {
 		return "", err
 	}

@@ -19,6 +19,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The images of a box, which it has from the start. None can be pulled.
@@ -30,11 +32,75 @@ const (
 //go:embed box/init.sh box/pause.c
 var boxSources embed.FS
 
-// image is a container image with nothing but these files.
-type image struct {
-	name       string
-	entrypoint []string
-	files      map[string]string // path in the image, without the first slash → path here
+// Image is a container image with nothing but these files, of which each can be
+// executed, and those that libc wants.
+type Image struct {
+	Name       string // as pods and docker have it: "localhost/lab/agent:1"
+	Entrypoint []string
+	// Files are what is in it: the path there, without the first slash, and the
+	// path of the file on this machine.
+	Files map[string]string
+}
+
+// Load gives images to containerd and, when it runs, to dockerd. They can't be
+// pulled: a pod or container has them by their names.
+func (b *Box) Load(ctx context.Context, images ...Image) error {
+	archive, err := archiveOf(images)
+	if err != nil {
+		return fmt.Errorf("make images: %w", err)
+	}
+	path := filepath.Join(b.dir, "images.tar")
+	if err := os.WriteFile(path, archive, 0o644); err != nil {
+		return err
+	}
+	var names []string
+	for _, img := range images {
+		names = append(names, img.Name)
+	}
+	err = b.load(ctx, path, names)
+	if _, inactive := b.Run(ctx, "systemctl", "--quiet", "is-active", "docker.service"); err == nil && inactive == nil {
+		err = b.dockerLoad(ctx, path)
+	}
+	if err = errors.Join(err, os.Remove(path)); err != nil {
+		return fmt.Errorf("load images %v: %w", names, err)
+	}
+	return nil
+}
+
+// load loads an archive of images into containerd, which learns of them a moment
+// later.
+func (b *Box) load(ctx context.Context, path string, names []string) error {
+	archive, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	if _, err := b.run(ctx, archive, "ctr", "--namespace", "k8s.io", "images", "import", "-"); err != nil {
+		return err
+	}
+	return Until(ctx, bootTime, func() error {
+		for _, name := range names {
+			status, err := cri.NewImageServiceClient(b.conn).ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
+			if err != nil {
+				return err
+			}
+			if status.GetImage() == nil {
+				return fmt.Errorf("no image %s", name)
+			}
+		}
+		return nil
+	})
+}
+
+// dockerLoad loads an archive of images into dockerd.
+func (b *Box) dockerLoad(ctx context.Context, path string) error {
+	archive, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	_, err = b.run(ctx, archive, "docker", "load", "--quiet")
+	return err
 }
 
 // boxImages returns the path of an archive with the images of a box, and builds
@@ -44,23 +110,23 @@ func (l *Lab) boxImages() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build pause: %w", err)
 	}
-	resolvers := image{name: resolversImage, entrypoint: []string{"/pause"}, files: map[string]string{"pause": pause}}
+	resolvers := Image{Name: resolversImage, Entrypoint: []string{"/pause"}, Files: map[string]string{"pause": pause}}
 	for _, r := range Resolvers() {
 		client, err := l.Client(r)
 		if err != nil {
 			return "", err
 		}
-		resolvers.files[ClientPath(r)[1:]] = client
+		resolvers.Files[ClientPath(r)[1:]] = client
 		libraries, err := libraries(l.ctx, client)
 		if err != nil {
 			return "", fmt.Errorf("find the libraries of %s: %w", client, err)
 		}
 		for _, path := range libraries {
-			resolvers.files[path[1:]] = path
+			resolvers.Files[path[1:]] = path
 		}
 	}
-	images := []image{
-		{name: pauseImage, entrypoint: []string{"/pause"}, files: map[string]string{"pause": pause}},
+	images := []Image{
+		{Name: pauseImage, Entrypoint: []string{"/pause"}, Files: map[string]string{"pause": pause}},
 		resolvers,
 	}
 	archive, err := archiveOf(images)
@@ -127,7 +193,7 @@ func libraries(ctx context.Context, program string) ([]string, error) {
 
 // archiveOf makes an archive of images as "docker save" does. It is the same
 // for the same images.
-func archiveOf(images []image) ([]byte, error) {
+func archiveOf(images []Image) ([]byte, error) {
 	type manifest struct {
 		Config   string
 		RepoTags []string
@@ -141,19 +207,13 @@ func archiveOf(images []image) ([]byte, error) {
 	for i, img := range images {
 		layer, err := layerOf(img)
 		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", img.name, err)
+			return nil, fmt.Errorf("image %s: %w", img.Name, err)
 		}
-		sum := sha256.Sum256(layer)
-		config, err := json.Marshal(map[string]any{
-			"architecture": runtime.GOARCH,
-			"os":           "linux",
-			"config":       map[string]any{"Entrypoint": img.entrypoint},
-			"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
-		})
+		config, err := configOf(img.Entrypoint, layer)
 		if err != nil {
 			return nil, err
 		}
-		m := manifest{fmt.Sprintf("%d.json", i), []string{img.name}, []string{fmt.Sprintf("%d.tar", i)}}
+		m := manifest{fmt.Sprintf("%d.json", i), []string{img.Name}, []string{fmt.Sprintf("%d.tar", i)}}
 		manifests = append(manifests, m)
 		if err := errors.Join(addFile(out, m.Config, 0o644, config), addFile(out, m.Layers[0], 0o644, layer)); err != nil {
 			return nil, err
@@ -170,7 +230,7 @@ func archiveOf(images []image) ([]byte, error) {
 }
 
 // layerOf makes the only layer of an image.
-func layerOf(img image) ([]byte, error) {
+func layerOf(img Image) ([]byte, error) {
 	var layer bytes.Buffer
 	out := tar.NewWriter(&layer)
 	err := errors.Join(
@@ -180,8 +240,8 @@ func layerOf(img image) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(img.files)) {
-		b, err := os.ReadFile(img.files[name])
+	for _, name := range slices.Sorted(maps.Keys(img.Files)) {
+		b, err := os.ReadFile(img.Files[name])
 		if err != nil {
 			return nil, err
 		}

@@ -44,6 +44,29 @@ func Install(ctx context.Context, log *slog.Logger, packages ...string) error {
 	return nil
 }
 
+// download unpacks a Debian package into the directory, and installs nothing.
+func download(ctx context.Context, dir, name string) error {
+	get := func() error {
+		cmd := exec.CommandContext(ctx, "apt-get", "-q", "download", name)
+		cmd.Dir = dir
+		return run(cmd)
+	}
+	if get() != nil {
+		// As in Install.
+		if err := aptGet(ctx, "update"); err != nil {
+			return fmt.Errorf("download %s: %w", name, err)
+		}
+		if err := get(); err != nil {
+			return fmt.Errorf("download %s: %w", name, err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if err != nil || len(files) != 1 {
+		return fmt.Errorf("download %s: files %v, %w", name, files, err)
+	}
+	return run(exec.CommandContext(ctx, "dpkg-deb", "--extract", files[0], dir))
+}
+
 // missing are the packages that are not installed.
 func missing(ctx context.Context, packages []string) []string {
 	var need []string

@@ -36,6 +36,7 @@ type Lab struct {
 	queues     uint16 // NFQUEUEs made so far
 	holding    bool   // a Holder is open
 	booted     bool   // a Box is open
+	names      []hostName
 
 	// Not mu: it is held while the node's thread works, which takes mu itself
 	// when it starts a child.

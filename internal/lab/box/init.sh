@@ -6,6 +6,7 @@
 #	DIR          the box's directory, with the directories files and scratch in it
 #	HIERARCHIES  the cgroup hierarchies to mount: NAME or NAME=OPTIONS ("." is
 #	             the only one, of version 2)
+#	SETUP        a script to run in the new root before systemd does
 set -eu
 
 # What the box writes is in memory: it ends with the last of its processes, and
@@ -58,6 +59,8 @@ ln -s /proc/self/fd "$dev/fd"
 ln -s fd/0 "$dev/stdin"
 ln -s fd/1 "$dev/stdout"
 ln -s fd/2 "$dev/stderr"
+
+chroot "$root" /bin/sh -euc "$SETUP"
 
 hostname -F "$root/etc/hostname"
 mkdir "$root/old"
