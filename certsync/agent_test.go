@@ -63,6 +63,13 @@ type report struct {
 	Waiting  []string
 	Err      string
 	Step     string // the step at which it is about to be killed
+	Steps    []step // of an agent that was not killed, so far
+}
+
+// step is what an agent did, and when.
+type step struct {
+	Name string
+	At   time.Time
 }
 
 func newReport(s Status) report {
@@ -96,8 +103,10 @@ func agentMain(text string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	out := json.NewEncoder(os.Stdout)
+	var taken []step
 	emit := func(s Status, err error) {
 		r := newReport(s)
+		r.Steps = taken
 		if err != nil {
 			r.Err = err.Error()
 		}
@@ -114,9 +123,10 @@ func agentMain(text string) error {
 		return err
 	}
 	steps := 0
-	s.OnStep(func(step string) {
+	s.OnStep(func(name string) {
+		taken = append(taken, step{name, time.Now()})
 		if steps++; steps == sp.KillAt {
-			_ = out.Encode(report{Step: step})
+			_ = out.Encode(report{Step: name})
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 			select {}
 		}
@@ -213,6 +223,19 @@ func (c *child) last() (report, int) {
 		return report{}, 0
 	}
 	return c.reports[len(c.reports)-1], len(c.reports)
+}
+
+// parts logs how long the steps took after a moment.
+func (c *child) parts(t *testing.T, begin time.Time) {
+	r, _ := c.last()
+	last := begin
+	for _, s := range r.Steps {
+		if s.At.Before(begin) {
+			continue
+		}
+		t.Logf("%8.1f ms (+%.1f) %s", s.At.Sub(begin).Seconds()*1e3, s.At.Sub(last).Seconds()*1e3, s.Name)
+		last = s.At
+	}
 }
 
 // until waits for a report with which ok is content.

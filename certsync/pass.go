@@ -2,6 +2,7 @@ package certsync
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"reflect"
 	"slices"
@@ -104,6 +105,9 @@ func (s *Syncer) look(ctx context.Context) work {
 			continue // nothing is known that shall be there: what is there stays
 		}
 		t.plan, t.err = t.Plan(shall)
+		if why := t.plan.Blocked(); t.err == nil && t.plan.Empty() && why != "" {
+			t.err = errors.New(why)
+		}
 	}
 	return w
 }
