@@ -3,9 +3,9 @@ package agent
 import (
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
+	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/daemon"
 	"github.com/nodestead/nodestead/certsync/place"
 )
@@ -19,17 +19,14 @@ func (d Directories) String() string { return join(d) }
 // Fingerprint is the SHA-256 of a certificate's DER, in lower-case hex.
 type Fingerprint string
 
-// fingerprintForm has no colons, or one between any two bytes.
-var fingerprintForm = regexp.MustCompile(`^([0-9a-f]{64}|([0-9a-f]{2}:){31}[0-9a-f]{2})$`)
-
-// UnmarshalText takes 64 hexadecimal digits of either case, with or without
-// colons between the bytes, as openssl and browsers show them.
+// UnmarshalText takes what anchor.ParseFingerprint does: hexadecimal digits of
+// either case, with or without colons, as openssl and browsers show them.
 func (f *Fingerprint) UnmarshalText(text []byte) error {
-	plain := strings.ToLower(string(text))
-	if !fingerprintForm.MatchString(plain) {
+	plain, err := anchor.ParseFingerprint(string(text))
+	if err != nil {
 		return fmt.Errorf("%q is no SHA-256 fingerprint: want 64 hexadecimal digits, as openssl x509 -noout -fingerprint -sha256 shows them", text)
 	}
-	*f = Fingerprint(strings.ReplaceAll(plain, ":", ""))
+	*f = Fingerprint(plain)
 	return nil
 }
 

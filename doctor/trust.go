@@ -13,7 +13,6 @@ import (
 	"github.com/nodestead/nodestead/certsync"
 	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/daemon"
-	"github.com/nodestead/nodestead/certsync/place"
 )
 
 const (
@@ -58,7 +57,7 @@ func unknownTrust(check string, err error) Verdict {
 
 // judgeTrust judges what was found. It is a pure function.
 func judgeTrust(e certsync.Examination, registries []string, now time.Time) []Verdict {
-	out := []Verdict{judgeSources(e, now), judgeTargets("ca_store", "store", e, isStore), judgeTargets("ca_certs_d", "certs.d", e, isCertsD)}
+	out := []Verdict{judgeSources(e, now), judgeTargets("ca_store", "the trust store", e, isStore), judgeTargets("ca_certs_d", "certs.d", e, isCertsD)}
 	for _, text := range e.Errs {
 		out = append(out, Verdict{"runtimes", Unknown, strings.ReplaceAll(text, "\n", "; "), "see whether the node's sockets and its D-Bus can be reached from here (host_root)"})
 	}
@@ -119,8 +118,11 @@ func judgeSources(e certsync.Examination, now time.Time) Verdict {
 
 func refusal(r anchor.Refusal) string { return fmt.Sprintf("%s: %s: %s", r.Source, r.Reason, r.Detail) }
 
-func isStore(name string) bool  { return name == place.StoreName }
-func isCertsD(name string) bool { return name != place.StoreName }
+// store is the one target that is no directory of a registry.
+const store = "store"
+
+func isStore(name string) bool  { return name == store }
+func isCertsD(name string) bool { return name != store }
 
 // judgeTargets judges the places of one kind.
 func judgeTargets(check, kind string, e certsync.Examination, is func(name string) bool) Verdict {
@@ -210,6 +212,10 @@ func judgeRegistry(r certsync.RuntimeStatus, registry string, anchors int, waiti
 		return not("anchors wait to be installed ("+strings.Join(waiting, ", ")+"), and a question makes it load the roots that are there now", onceRemedy)
 	case anchors == 0:
 		return not("there is no CA to trust, and a question makes it load the roots that are there now", "see ca_sources")
+	}
+	if f := r.Facts; f.NoCRI || f.NoUnit == "" && f.Unit.ActiveState == "inactive" {
+		v.State = OK
+		return not("it pulls nothing itself: its CRI is off, or it is stopped", "")
 	}
 	i := slices.IndexFunc(r.Answers, func(a daemon.Answer) bool { return a.Registry == registry })
 	if i < 0 {

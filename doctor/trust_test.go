@@ -104,7 +104,7 @@ func TestTrustVerdicts(t *testing.T) {
 		{name: "a foreign file in certs.d", inject: func(e *certsync.Examination) {
 			e.Targets[1].Problems = []place.Problem{{Path: "/etc/docker/certs.d/registry.example.de:5000/hosts.toml", Reason: "foreign_hosts_toml", Detail: "it is not ours"}}
 		}, want: []string{"ca_certs_d finding"}, says: []string{"hosts.toml: foreign_hosts_toml: it is not ours"}, remedy: []string{"by hand"}},
-		{name: "all switched off", inject: func(e *certsync.Examination) { e.Targets = nil }, says: []string{"store is not used", "certs.d is not used"}},
+		{name: "all switched off", inject: func(e *certsync.Examination) { e.Targets = nil }, says: []string{"the trust store is not used", "certs.d is not used"}},
 		{name: "a daemon that does not trust, and is not restarted", inject: func(e *certsync.Examination) {
 			docker(e).Facts.LiveRestore = false
 			docker(e).Answers[0] = daemon.Answer{Registry: private, Verdict: daemon.Untrusted, Text: "x509: certificate signed by unknown authority"}
@@ -128,6 +128,16 @@ func TestTrustVerdicts(t *testing.T) {
 			docker(e).Answers = nil
 			docker(e).Decision = daemon.Decision{Action: daemon.Leave, Reason: "not_running", Detail: "it loads the store when it is started"}
 		}, want: []string{"registry_docker unknown"}, says: []string{"docker.service is failed", "does not answer on its socket"}, silence: []string{"live-restore"}},
+		{name: "a daemon that somebody stopped", inject: func(e *certsync.Examination) {
+			docker(e).Facts.Healthy, docker(e).Facts.Unit.ActiveState = false, "inactive"
+			docker(e).Answers = nil
+			docker(e).Decision = daemon.Decision{Action: daemon.Leave, Reason: "not_running", Detail: "it loads the store when it is started"}
+		}, says: []string{"docker.service is inactive", "docker was not asked: it pulls nothing itself"}},
+		{name: "docker's own containerd", inject: func(e *certsync.Examination) {
+			docker(e).Name, docker(e).Facts.NoCRI = daemon.Containerd, true
+			docker(e).Answers[0] = daemon.Answer{Registry: private, Verdict: daemon.Unclear, Text: "unknown service runtime.v1.ImageService"}
+			docker(e).Decision = daemon.Decision{Action: daemon.Leave, Reason: "no_cri", Detail: "it pulls no images itself"}
+		}, says: []string{"no_cri: it pulls no images itself", "containerd was not asked"}, silence: []string{"live-restore"}},
 		{name: "a store of its own", inject: func(e *certsync.Examination) {
 			docker(e).Facts.OtherStore, docker(e).Facts.CertDirsWhy = "SSL_CERT_FILE=/x", "no config_path"
 		}, says: []string{"it reads SSL_CERT_FILE=/x", "it reads no certs.d: no config_path"}},
