@@ -51,7 +51,8 @@ func NewWatcher(dirs []string, log *slog.Logger) *Watcher {
 }
 
 // Changed has a value when a source may have changed since the last one was
-// taken out. It is never closed.
+// taken out. The first comes as soon as the sources are watched, so that no
+// change between a reading and that is missed. It is never closed.
 func (w *Watcher) Changed() <-chan struct{} { return w.changed }
 
 // Run watches until ctx ends, and returns nil then. What the kernel refuses (its
@@ -80,6 +81,7 @@ func (w *Watcher) watch(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, events.Close()) }()
 	w.failure("inotify", nil)
 	w.arm(events)
+	w.tell()
 	ticker := time.NewTicker(w.renew)
 	defer ticker.Stop()
 	var settled <-chan time.Time
@@ -98,21 +100,26 @@ func (w *Watcher) watch(ctx context.Context) (err error) {
 			if !ok {
 				return errors.New("inotify was closed")
 			}
-			if settled == nil && errors.Is(err, fsnotify.ErrEventOverflow) {
-				settled = time.After(settle)
-			} else if !errors.Is(err, fsnotify.ErrEventOverflow) {
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
 				return fmt.Errorf("read inotify: %w", err)
+			}
+			if settled == nil {
+				settled = time.After(settle)
 			}
 		case <-ticker.C:
 			w.arm(events)
 		case <-settled:
 			settled = nil
 			w.arm(events) // a directory may be another one now
-			select {
-			case w.changed <- struct{}{}:
-			default: // told already, not taken out yet
-			}
+			w.tell()
 		}
+	}
+}
+
+func (w *Watcher) tell() {
+	select {
+	case w.changed <- struct{}{}:
+	default: // told already, not taken out yet
 	}
 }
 
