@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// ErrUnsafe: a directory or file on the way is not root's alone, or is a link
-// where a directory of our own must be. Nothing was written.
+// ErrUnsafe means that a directory or file on the way is not root's alone, or is
+// a link where a directory of our own must be. Nothing was written.
 var ErrUnsafe = errors.New("not safe to write")
 
 // othersWrite are the bits that let somebody else than the owner write. A sticky

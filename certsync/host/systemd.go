@@ -12,14 +12,15 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// ErrNoSystemd: the node is not run by systemd, or its bus cannot be reached.
+// ErrNoSystemd means that the node is not run by systemd, or its bus cannot be
+// reached.
 var ErrNoSystemd = errors.New("no systemd")
 
-// ErrNoUnit: systemd does not know the unit.
+// ErrNoUnit means that systemd does not know the unit.
 var ErrNoUnit = errors.New("no such unit")
 
-// ErrLost: the connection to systemd has ended. If a job was under way, what
-// became of it is not known; systemd finishes it all the same.
+// ErrLost means that the connection to systemd has ended. If a job was under way,
+// what became of it is not known; systemd finishes it all the same.
 var ErrLost = errors.New("connection to systemd lost")
 
 // systemBus is where the node's system bus listens. Unlike systemd's own socket

@@ -248,7 +248,10 @@ func TestSystemd(t *testing.T) {
 	// A bus alone makes no systemd.
 	t.Run("another init", func(t *testing.T) {
 		in(t, b, "mkdir", "-p", "/srv/other/run/dbus")
+		ended := make(chan struct{})
+		t.Cleanup(func() { <-ended }) // with the test's context
 		go func() {
+			defer close(ended)
 			_, _ = b.Run(t.Context(), "dbus-daemon", "--session", "--nofork", "--address=unix:path=/srv/other/run/dbus/system_bus_socket")
 		}()
 		other := open(t, filepath.Join(b.Root(), "srv/other"))

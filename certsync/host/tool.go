@@ -101,7 +101,8 @@ func (s *Systemd) transient(ctx context.Context, unit string, argv []string, out
 	for i, arg := range argv {
 		literal[i] = strings.ReplaceAll(arg, "$", "$$")
 	}
-	start := dbus.PropExecStart(literal, true)
+	// Whatever its parameter is called, true has systemd ignore a failure (252).
+	start := dbus.PropExecStart(literal, false)
 	// The fd's number is what the bus' library sends; it is out's until that is closed.
 	fd := godbus.UnixFD(out.Fd())
 	property := func(name string, value any) dbus.Property {
@@ -146,13 +147,14 @@ func (s *Systemd) transient(ctx context.Context, unit string, argv []string, out
 
 // toolFailed says how a tool failed.
 func (s *Systemd) toolFailed(ctx context.Context, unit, job string, out *os.File) error {
+	how := unit + ": job " + job
 	result, err := property[string](ctx, s, unit, "Service", "Result")
 	if err != nil {
-		return errors.Join(failed(unit+": job "+job, out), err)
+		return errors.Join(failed(how, out), err)
 	}
-	status, err := property[int32](ctx, s, unit, "Service", "ExecMainStatus")
+	status, err := property[int32](ctx, s, unit, "Service", "ExecMainStatus") // exit status or signal
 	if err != nil {
-		return errors.Join(failed(unit+": "+result, out), err)
+		return errors.Join(failed(how, out), err)
 	}
-	return failed(fmt.Sprintf("%s: %s, status %d", unit, result, status), out)
+	return failed(fmt.Sprintf("%s, result %s, status %d", how, result, status), out)
 }
