@@ -134,13 +134,10 @@ func (r *rebuild) verify() (wrong []string, problems []Problem, last bool, err e
 		wrong = append(wrong, p.Why)
 	}
 	must := r.layout.must(st)
-	want := map[string]bool{}
-	for _, a := range r.anchors {
-		want[a.Fingerprint] = !a.Leaf
-	}
 	extra := 0
 	for fp := range st.bundle.certs {
-		if !want[fp] && !must[fp] && (r.layout.conf != "" || r.gone[fp] && !st.given(fp)) {
+		unasked := r.layout.conf != "" && must[fp]+st.own[fp].certs[fp] == 0
+		if unasked || r.gone[fp] && !st.given(fp) {
 			extra++
 		}
 	}

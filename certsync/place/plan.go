@@ -67,7 +67,7 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 	ours := len(want) > 0 || len(st.own) > 0
 	must := l.must(st)
 
-	var lacks, othersLack, extra, unlinked int
+	var lacks, othersLack, extra, twice, unlinked int
 	for fp := range want {
 		if !st.bundle.has(fp) {
 			lacks++
@@ -83,9 +83,13 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 			othersLack++
 		}
 	}
-	for fp := range st.bundle.certs {
-		if !want[fp] && !must[fp] {
+	for fp, n := range st.bundle.certs {
+		switch files := must[fp] + st.own[fp].certs[fp]; {
+		case l.conf == "":
+		case files == 0:
 			extra++
+		case n > files:
+			twice++
 		}
 	}
 	if len(d.changes) == 0 { // otherwise the tool runs anyway
@@ -95,6 +99,7 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 	repairs := len(d.why)
 	if ours {
 		d.because(othersLack, "the bundle lacks a certificate of others", "the bundle lacks %d certificates of others")
+		d.because(twice, "the bundle has a certificate twice", "the bundle has %d certificates twice")
 		d.because(len(st.danglingHashes), "a hash link leads to nothing", "%d hash links lead to nothing")
 		if st.unfinished {
 			d.because(1, "a run of the tool was killed", "")
@@ -158,16 +163,16 @@ func (l layout) ownPath(fingerprint string) string {
 	return path.Join(l.anchors, "nodestead-"+fingerprint+l.suffix)
 }
 
-// must are the certificates that the bundle has to have because of files of others.
-// Only Debian's tool and its like take all of them, and nothing else.
-func (l layout) must(st state) map[string]bool {
-	must := map[string]bool{}
+// must counts the certificates that the bundle has to have because of files of
+// others. Only Debian's tool and its like take all of them, and nothing else.
+func (l layout) must(st state) map[string]int {
+	must := map[string]int{}
 	if l.conf == "" {
 		return must
 	}
 	for _, f := range st.foreign {
-		for fp := range f.certs {
-			must[fp] = true
+		for fp, n := range f.certs {
+			must[fp] += n
 		}
 	}
 	return must
@@ -185,7 +190,7 @@ func (l layout) besidesLost(st state) []string {
 	var lost []string
 	for _, f := range st.besides {
 		for fp := range f.certs {
-			if st.bundle.has(fp) && !must[fp] && st.own[fp].path == "" {
+			if st.bundle.has(fp) && must[fp] == 0 && st.own[fp].path == "" {
 				lost = append(lost, f.path)
 				break
 			}

@@ -1,0 +1,408 @@
+package place
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/host"
+	"github.com/nodestead/nodestead/internal/lab"
+)
+
+const (
+	localDir = "usr/local/share/ca-certificates"
+	debTool  = "/usr/sbin/update-ca-certificates"
+)
+
+// node is a booted Debian with its real tools.
+type node struct {
+	*lab.Box
+	t     *testing.T
+	store *Store
+}
+
+// open opens the node as another agent would.
+func (n *node) open(t *testing.T) *Store {
+	t.Helper()
+	h, err := host.Open(n.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := FindStore(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (n *node) plan(t *testing.T, s *Store, anchors []anchor.Anchor) Plan {
+	t.Helper()
+	p, err := s.Plan(anchors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// sync brings the store to the anchors, and checks that all is well then.
+func (n *node) sync(t *testing.T, s *Store, anchors ...anchor.Anchor) Plan {
+	t.Helper()
+	p := n.plan(t, s, anchors)
+	if p.Empty() {
+		t.Fatalf("nothing is planned: %+v", p)
+	}
+	if err := s.Apply(t.Context(), p, anchors); err != nil {
+		t.Fatal(err)
+	}
+	n.check(t, anchors...)
+	if after := n.plan(t, s, anchors); !after.Empty() {
+		t.Errorf("after it there is still something to do: %s: %+v", after.Why, after)
+	}
+	return p
+}
+
+// check proves, by other means than the product's, that the bundle is exactly
+// what Debian's tool makes of the node's files, and that OpenSSL finds the anchors
+// by their hash links, and no other of ours.
+func (n *node) check(t *testing.T, anchors ...anchor.Anchor) {
+	t.Helper()
+	want := map[string]int{}
+	add := func(name string) {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, _ := anchor.Fingerprints(content)
+		for fp, k := range certs {
+			want[fp] += k
+		}
+	}
+	conf, err := os.ReadFile(filepath.Join(n.Root(), "etc/ca-certificates.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(conf)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.ContainsAny(line[:1], "#!") {
+			add(filepath.Join(n.Root(), "usr/share/ca-certificates", line))
+		}
+	}
+	err = filepath.WalkDir(filepath.Join(n.Root(), localDir), func(name string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.HasSuffix(name, ".crt") {
+			add(name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range anchors {
+		if want[a.Fingerprint] == 0 {
+			t.Errorf("no file gives anchor %s", a.Cert.Subject)
+		}
+	}
+	bundle, err := os.ReadFile(filepath.Join(n.Root(), debianBundle))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := anchor.Fingerprints(bundle)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the bundle (-want +got):\n%s", diff)
+	}
+	n.checkLinks(t, anchors)
+}
+
+func (n *node) checkLinks(t *testing.T, anchors []anchor.Anchor) {
+	t.Helper()
+	out, err := n.Run(t.Context(), "find", "/etc/ssl/certs", "-xtype", "l")
+	if err != nil || out != "" {
+		t.Errorf("links to nothing: %s (%v)", out, err)
+	}
+	if _, err := os.Lstat(filepath.Join(n.Root(), debianBundle+".new")); err == nil {
+		t.Errorf("%s.new is still there", debianBundle)
+	}
+	for _, a := range anchors {
+		if err := n.verify(t, a); err != nil {
+			t.Errorf("OpenSSL does not find %s: %v", a.Cert.Subject, err)
+		}
+	}
+}
+
+// verify looks for an anchor as OpenSSL does: behind the links that are named for
+// the hash of its subject, from .0 on without a gap.
+func (n *node) verify(t *testing.T, a anchor.Anchor) error {
+	t.Helper()
+	put(t, n.Root(), map[string]string{"tmp/verify.pem": string(a.PEM())})
+	hash, err := n.Run(t.Context(), "openssl", "x509", "-noout", "-subject_hash", "-in", "/tmp/verify.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ {
+		content, err := n.Run(t.Context(), "cat", fmt.Sprintf("/etc/ssl/certs/%s.%d", strings.TrimSpace(hash), i))
+		if err != nil || content == string(a.PEM()) {
+			return err
+		}
+	}
+}
+
+func (n *node) remove(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(n.Root(), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestStoreOnNode tests the store with Debian's real tool under a real systemd.
+func TestStoreOnNode(t *testing.T) {
+	l := lab.ForTest(t)
+	b, err := l.Boot(t.Context(), lab.BoxConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{Box: b, t: t}
+	n.store = n.open(t)
+	a, c := newAnchor(t, "first"), newAnchor(t, "second")
+
+	t.Run("install", func(t *testing.T) { testInstall(t, n, a, c) })
+	t.Run("rotate", func(t *testing.T) { testRotate(t, n) })
+	t.Run("drift", func(t *testing.T) { testDrift(t, n) })
+	t.Run("foreign", func(t *testing.T) { testForeign(t, n) })
+	t.Run("stale", func(t *testing.T) { testStale(t, n) })
+	t.Run("two agents", func(t *testing.T) { testTwoAgents(t, n) })
+	t.Run("another run", func(t *testing.T) { testAnotherRun(t, n) })
+}
+
+func testInstall(t *testing.T, n *node, a, b anchor.Anchor) {
+	if n.store.Layout() != "Debian" {
+		t.Fatalf("the layout is %s", n.store.Layout())
+	}
+	leaf := newAnchor(t, "leaf", lab.Leaf("registry.example.org"))
+	anchors := sorted(a, b, leaf)
+	if p := n.plan(t, n.store, nil); !p.Empty() {
+		t.Errorf("without anchors, this is planned: %+v", p)
+	}
+	want := Plan{Target: "store", Tool: []string{debTool}, Why: "2 anchors are new"}
+	for _, an := range sorted(a, b) {
+		want.Changes = append(want.Changes, Change{
+			Path: path.Join("/", localDir, "nodestead-"+an.Fingerprint+".crt"), Content: an.PEM(), Fingerprints: []string{an.Fingerprint},
+		})
+	}
+	p := n.plan(t, n.store, anchors)
+	if diff := cmp.Diff(want, p); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+	start := time.Now()
+	if err := n.store.Apply(t.Context(), p, anchors); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("applied in %v", time.Since(start))
+	n.check(t, a, b)
+	best := time.Hour
+	for range 50 {
+		start := time.Now()
+		if p := n.plan(t, n.store, anchors); !p.Empty() {
+			t.Fatalf("there is still something to do: %+v", p)
+		}
+		best = min(best, time.Since(start))
+	}
+	t.Logf("a plan without a change takes %v", best)
+	if best > 5*time.Millisecond {
+		t.Errorf("a plan without a change takes %v", best)
+	}
+	// A new agent looks at all of it, and finds the same.
+	fresh := n.open(t)
+	start = time.Now()
+	if p := n.plan(t, fresh, anchors); !p.Empty() {
+		t.Errorf("another agent plans %+v", p)
+	}
+	t.Logf("a plan by a new agent takes %v", time.Since(start))
+	n.sync(t, n.store) // all of it goes
+}
+
+func testRotate(t *testing.T, n *node) {
+	old, next := newAnchor(t, "same name"), newAnchor(t, "same name")
+	n.sync(t, n.store, old)
+	n.sync(t, n.store, sorted(old, next)...)
+	if p := n.sync(t, n.store, next); !slices.Contains(p.Tool, "--fresh") || p.Drift {
+		t.Errorf("the removal plans %v, drift %v", p.Tool, p.Drift)
+	}
+	if err := n.verify(t, old); err == nil {
+		t.Error("OpenSSL still finds the old one")
+	}
+	n.sync(t, n.store)
+	if err := n.verify(t, next); err == nil {
+		t.Error("OpenSSL still finds the new one")
+	}
+}
+
+func testDrift(t *testing.T, n *node) {
+	a, b := newAnchor(t, "a"), newAnchor(t, "b")
+	anchors := sorted(a, b)
+	n.sync(t, n.store, anchors...)
+	own := filepath.Join(localDir, "nodestead-"+a.Fingerprint+".crt")
+	run := func(t *testing.T, args ...string) {
+		t.Helper()
+		if _, err := n.Run(t.Context(), args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		harm func(t *testing.T)
+	}{
+		{"file removed", func(t *testing.T) { n.remove(t, own) }},
+		{"file removed, and the tool was run", func(t *testing.T) { n.remove(t, own); run(t, debTool) }},
+		{"other content", func(t *testing.T) { put(t, n.Root(), map[string]string{own: "junk\n"}) }},
+		{"other mode", func(t *testing.T) { run(t, "chmod", "600", "/"+own) }},
+		{"a link in its place", func(t *testing.T) {
+			n.remove(t, own)
+			put(t, n.Root(), map[string]string{own: "->/etc/passwd"})
+		}},
+		{"bundle cut", func(t *testing.T) { run(t, "truncate", "-s", "1000", debianBundle) }},
+		{"bundle removed", func(t *testing.T) { n.remove(t, debianBundle) }},
+		{"links removed", func(t *testing.T) { run(t, "sh", "-c", "find /etc/ssl/certs -type l -lname 'nodestead-*' -delete") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.harm(t)
+			if p := n.sync(t, n.store, anchors...); !p.Drift {
+				t.Errorf("it does not count as drift: %+v", p)
+			}
+		})
+	}
+	n.sync(t, n.store)
+}
+
+// testForeign proves that an anchor which somebody else has put there counts, that
+// it is added when theirs is gone, and that their files stay as they are.
+func testForeign(t *testing.T, n *node) {
+	a, other := newAnchor(t, "theirs"), newAnchor(t, "other")
+	name := filepath.Join(localDir, "theirs", "ca.crt")
+	put(t, n.Root(), map[string]string{name: string(a.PEM())})
+	if _, err := n.Run(t.Context(), debTool); err != nil {
+		t.Fatal(err)
+	}
+	foreign := readTree(t, filepath.Join(n.Root(), localDir))
+	if p := n.plan(t, n.store, sorted(a)); !p.Empty() {
+		t.Errorf("although it is there, this is planned: %+v", p)
+	}
+	n.sync(t, n.store, sorted(a, other)...)
+	if p := n.sync(t, n.store, a); len(p.Changes) != 1 || p.Changes[0].Content != nil {
+		t.Errorf("planned: %+v", p)
+	}
+	if diff := cmp.Diff(foreign, readTree(t, filepath.Join(n.Root(), localDir))); diff != "" {
+		t.Errorf("files of others (-want +got):\n%s", diff)
+	}
+	if p := n.plan(t, n.store, nil); !p.Empty() {
+		t.Errorf("to take all of ours back, this is planned: %+v", p)
+	}
+	n.remove(t, name)
+	n.sync(t, n.store, a)
+
+	// What the tool puts into the bundle, and should not.
+	junk := map[string]string{
+		filepath.Join(localDir, "junk.crt"): "no certificate\n",
+		filepath.Join(localDir, "key.crt"):  "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n",
+	}
+	put(t, n.Root(), junk)
+	n.sync(t, n.store, sorted(a, other)...)
+	p := n.plan(t, n.store, sorted(a, other))
+	if diff := cmp.Diff([]string{"foreign_no_certificate", "foreign_private_key"}, reasons(p)); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	n.remove(t, slices.Collect(maps.Keys(junk))...)
+	if p := n.plan(t, n.store, sorted(a, other)); len(p.Problems) != 1 || p.Problems[0].Reason != "bundle_private_key" {
+		t.Errorf("problems: %+v", p.Problems)
+	}
+	n.sync(t, n.store)
+}
+
+// testStale proves that half a bundle of a killed run does no harm.
+func testStale(t *testing.T, n *node) {
+	a, old := newAnchor(t, "a"), newAnchor(t, "old")
+	n.sync(t, n.store, a)
+	put(t, n.Root(), map[string]string{debianBundle + ".new": string(old.PEM())})
+	n.sync(t, n.store, a)
+	put(t, n.Root(), map[string]string{debianBundle + ".new": string(old.PEM())})
+	n.sync(t, n.store)
+}
+
+// testTwoAgents has two agents that do not know of each other bring the store to
+// the same set at once.
+func testTwoAgents(t *testing.T, n *node) {
+	one, two := n.open(t), n.open(t)
+	for round := range 10 {
+		anchors := sorted(newAnchor(t, fmt.Sprint("agents ", round)))
+		var wg sync.WaitGroup
+		for _, s := range []*Store{one, two} {
+			p := n.plan(t, s, anchors)
+			wg.Go(func() {
+				if err := s.Apply(t.Context(), p, anchors); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		n.check(t, anchors...)
+		for _, s := range []*Store{one, two} {
+			if p := n.plan(t, s, anchors); !p.Empty() {
+				t.Errorf("round %d: there is still something to do: %+v", round, p)
+			}
+		}
+	}
+	n.sync(t, n.store)
+}
+
+// testAnotherRun has somebody else run the tool while the store is brought up to
+// date, at different times.
+func testAnotherRun(t *testing.T, n *node) {
+	for round := range 10 {
+		anchors := sorted(newAnchor(t, fmt.Sprint("another run ", round)))
+		args := []string{debTool}
+		if round%2 == 1 {
+			args = append(args, "--fresh")
+		}
+		p := n.plan(t, n.store, anchors)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			// It may fail: we are not alone in spoiling it.
+			_, err := n.Run(ctx, append([]string{"sh", "-c", `sleep "$0"; exec "$@"`, fmt.Sprintf("%.1f", float64(round)/10)}, args...)...)
+			if err != nil {
+				t.Logf("round %d: the other's run: %v", round, err)
+			}
+		})
+		if err := n.store.Apply(ctx, p, anchors); err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+		wg.Wait()
+		// The other may have begun when we had ended.
+		for range 2 {
+			if p := n.plan(t, n.store, anchors); !p.Empty() {
+				t.Logf("round %d: damage is noticed: %s", round, p.Why)
+				if err := n.store.Apply(ctx, p, anchors); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			}
+		}
+		cancel()
+		n.check(t, anchors...)
+	}
+	n.sync(t, n.store)
+}
