@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -139,12 +141,11 @@ func (p *CRIPod) run(ctx context.Context, cfg CRIPodConfig) error {
 // sandboxConfig is what kubelet would ask for.
 func (p *CRIPod) sandboxConfig(cfg CRIPodConfig) *cri.PodSandboxConfig {
 	config := &cri.PodSandboxConfig{
-		Metadata:  &cri.PodSandboxMetadata{Name: p.Name, Uid: p.UID, Namespace: p.Namespace},
-		Hostname:  p.Name,
-		DnsConfig: &cri.DNSConfig{Searches: cfg.Search, Options: cfg.Options},
-		Labels:    p.labels(),
-		// As kubelet has it.
-		LogDirectory: "/var/log/pods/" + p.Namespace + "_" + p.Name + "_" + p.UID,
+		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Uid: p.UID, Namespace: p.Namespace},
+		Hostname:     p.Name,
+		DnsConfig:    &cri.DNSConfig{Searches: cfg.Search, Options: cfg.Options},
+		Labels:       p.labels(),
+		LogDirectory: "/" + p.logDir(),
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: "kubepods-besteffort-pod" + strings.ReplaceAll(p.UID, "-", "_") + ".slice",
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
@@ -180,7 +181,7 @@ func (p *CRIPod) runContainer(ctx context.Context, cfg CRIPodConfig, sandbox *cr
 		Image:    &cri.ImageSpec{Image: cmp.Or(cfg.Image, resolversImage)},
 		Command:  cfg.Command,
 		Labels:   labels,
-		LogPath:  name + "/0.log",
+		LogPath:  logPath(name),
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
 			Privileged:       cfg.Privileged,
@@ -281,14 +282,9 @@ func (p *CRIPod) Exec(ctx context.Context, container string, args ...string) (st
 	if len(args) == 0 {
 		return "", errors.New("no command")
 	}
-	id, ok := p.containers[container]
-	if container == "" && len(p.containers) == 1 {
-		for _, id = range p.containers {
-			ok = true
-		}
-	}
-	if !ok {
-		return "", fmt.Errorf("no container %q", container)
+	_, id, err := p.container(container)
+	if err != nil {
+		return "", err
 	}
 	out, err := p.box.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: args})
 	if err != nil {
@@ -298,6 +294,57 @@ func (p *CRIPod) Exec(ctx context.Context, container string, args ...string) (st
 		return "", fmt.Errorf("run %s: exit code %d: %s", path.Base(args[0]), code, tail(out.GetStderr()))
 	}
 	return string(out.GetStdout()), nil
+}
+
+// Log is what one of the pod's containers, "" being its only one, has written to
+// standard output and standard error so far.
+func (p *CRIPod) Log(container string) (string, error) {
+	name, _, err := p.container(container)
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(filepath.Join(p.box.Root(), p.logDir(), logPath(name)))
+	if err != nil {
+		return "", fmt.Errorf("log of pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	return parseLog(string(b)), nil
+}
+
+// parseLog is what was written, of a log in CRI's format: TIME STREAM TAG TEXT on
+// each line, where the tag P says that the line goes on.
+func parseLog(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(line, " ", 4)
+		if len(fields) < 4 {
+			continue // being written
+		}
+		if fields[2] == "P" {
+			fields[3] = strings.TrimSuffix(fields[3], "\n")
+		}
+		out.WriteString(fields[3])
+	}
+	return out.String()
+}
+
+// logDir is where kubelet would have the pod's logs, without the first slash.
+func (p *CRIPod) logDir() string {
+	return "var/log/pods/" + p.Namespace + "_" + p.Name + "_" + p.UID
+}
+
+func logPath(container string) string { return container + "/0.log" }
+
+// container finds a container by its name, "" being the only one.
+func (p *CRIPod) container(name string) (found, id string, err error) {
+	if name == "" && len(p.containers) == 1 {
+		for name = range p.containers {
+		}
+	}
+	id, ok := p.containers[name]
+	if !ok {
+		return "", "", fmt.Errorf("no container %q", name)
+	}
+	return name, id, nil
 }
 
 // Stop ends the pod and removes it.

@@ -24,7 +24,7 @@ type FileState struct {
 
 // Snapshot is the state of these files and directories of the box, and of all in
 // them, by their paths. Those that do not exist are left out. Links are not
-// followed, except on the way to the paths.
+// followed, but for relative ones on the way to the paths.
 func (b *Box) Snapshot(paths ...string) (map[string]FileState, error) {
 	root, err := os.OpenRoot(b.Root())
 	if err != nil {
