@@ -87,8 +87,8 @@ type Memory map[string]map[string][]string
 // Config is what Read reads, and what it takes.
 type Config struct {
 	Dirs []string
-	// Allow are SHA-256 fingerprints in lower-case hex (ParseFingerprint);
-	// empty: any valid CA. It holds for what is remembered too.
+	// Allow are SHA-256 fingerprints, as ParseFingerprint takes them; empty: any
+	// valid CA. It holds for what is remembered too.
 	Allow []string
 	// Registries are host:port of the registries for which a leaf that has
 	// their name may be taken.
@@ -109,6 +109,9 @@ func (cfg Config) rules() rules {
 		r.allow = make(map[string]bool)
 	}
 	for _, f := range cfg.Allow {
+		if plain, err := ParseFingerprint(f); err == nil {
+			f = plain
+		}
 		r.allow[f] = true
 	}
 	for _, registry := range cfg.Registries {

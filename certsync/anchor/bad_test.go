@@ -1,6 +1,8 @@
 package anchor
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -221,6 +223,13 @@ func TestBadDirectories(t *testing.T) {
 			}
 			return err
 		}, TooManyFiles},
+		{"too many bytes in all, the last file is not read", func(dir string) error {
+			err := os.Mkdir(dir, 0o700)
+			for i := 0; i < maxSource/maxFile && err == nil; i++ {
+				err = os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), bytes.Repeat([]byte("\n"), maxFile), 0o600)
+			}
+			return errors.Join(err, os.WriteFile(filepath.Join(dir, "last"), []byte(certPEM(good)), 0o600))
+		}, NoAnchor},
 		{"too many certificates in all", func(dir string) error {
 			err := os.Mkdir(dir, 0o700)
 			for i := 0; i <= maxCerts && err == nil; i++ {
@@ -230,7 +239,7 @@ func TestBadDirectories(t *testing.T) {
 		}, TooMany},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := filepath.Join(parent, strings.ReplaceAll(c.name, " ", "_"))
+			dir := filepath.Join(parent, "source "+c.name)
 			if err := c.make(dir); err != nil {
 				t.Fatal(err)
 			}

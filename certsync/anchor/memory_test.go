@@ -158,7 +158,7 @@ func TestMemory(t *testing.T) {
 		"an anchor is no longer allowed": func(s *sources) {
 			s.cfg.Allow = sorted(a, b)
 			s.read(nil, nil, nil, a, b)
-			s.cfg.Allow = sorted(b)
+			s.cfg.Allow = []string{strings.ToUpper(fingerprint(b)[:2]) + ":" + fingerprint(b)[2:]}
 			s.read(nil, reasonList{NotAllowed}, nil, b)
 		},
 		"a new anchor that is not allowed takes the old one away": func(s *sources) {

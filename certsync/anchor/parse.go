@@ -13,6 +13,7 @@ import (
 // Limits of what is read. A Secret is at most 1 MiB in all.
 const (
 	maxFile   = 1 << 20 // bytes
+	maxSource = 4 << 20 // bytes of all files of a source
 	maxBlocks = 100     // in a file
 	maxCerts  = 20      // in a source, and so in a file
 )
@@ -65,7 +66,7 @@ func parse(source string, content []byte, r rules, known map[string]bool) parsed
 		case b.fault != "":
 			p.refuse(source, b.fault, "%s: %s", at, b.detail)
 		case reason != "":
-			p.refuse(source, reason, "%s", at)
+			p.refuse(source, reason, "%s: %s", at, hint(reason))
 		case b.label == trustedLabel && trusted(b.der):
 			p.refuse(source, TrustedCert, "%s: has OpenSSL's trust settings; openssl x509 takes them off", at)
 		default:
@@ -103,6 +104,23 @@ func kindOfBlock(label string) Reason {
 		return PublicKey
 	}
 	return OtherBlock
+}
+
+// hint says what it is, or what to do, for what is no certificate.
+func hint(reason Reason) string {
+	switch reason {
+	case PKCS7:
+		return "openssl pkcs7 -print_certs takes the certificates out"
+	case PKCS12:
+		return "openssl pkcs12 -nokeys takes the certificates out"
+	case Request:
+		return "a request that nobody has signed yet"
+	case CRL:
+		return "a revocation list"
+	case PublicKey:
+		return "a key, and no certificate"
+	}
+	return "a PEM block of a type that is no certificate's"
 }
 
 // kindOfFile is the reason to refuse a file as a whole, or empty for one that is
@@ -191,18 +209,18 @@ func kindOfDER(der []byte) (reason Reason, detail string) {
 	switch inner {
 	case tagOID:
 		if bytes.HasPrefix(first, []byte(oidPKCS7)) {
-			return PKCS7, "openssl pkcs7 -print_certs takes the certificates out"
+			return PKCS7, hint(PKCS7)
 		}
 	case tagInteger:
 		if len(first) == 1 && first[0] == 3 {
-			return PKCS12, "openssl pkcs12 -nokeys takes the certificates out"
+			return PKCS12, hint(PKCS12)
 		}
-		return PublicKey, "a key, and no certificate"
+		return PublicKey, hint(PublicKey)
 	case tagSequence:
 		tag, _, _, _ := element(first)
 		next, _, _, _ := element(after)
 		if tag == tagOID && next == tagBitString {
-			return PublicKey, "a key, and no certificate"
+			return PublicKey, hint(PublicKey)
 		}
 	}
 	if !whole {
@@ -217,10 +235,10 @@ func kindOfDER(der []byte) (reason Reason, detail string) {
 // unparsed tells why crypto/x509 does not take it.
 func unparsed(der []byte, err error) (Reason, string) {
 	if _, err := x509.ParseCertificateRequest(der); err == nil {
-		return Request, "a request that nobody has signed yet"
+		return Request, hint(Request)
 	}
 	if _, err := x509.ParseRevocationList(der); err == nil {
-		return CRL, "a revocation list"
+		return CRL, hint(CRL)
 	}
 	// encoding/asn1 lets more follow than the fields that are named.
 	var c struct {

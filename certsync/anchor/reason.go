@@ -13,12 +13,12 @@ const (
 	Empty        Reason = "empty"           // no file, or nothing in the file
 	NoAnchor     Reason = "no_anchor"       // no file of the directory gives one
 	TooManyFiles Reason = "too_many_files"
-	TooMany      Reason = "too_many"     // certificates, or blocks in one file
-	TooLarge     Reason = "too_large"    // the file
-	BadName      Reason = "bad_name"     // the file's name is no printable text
-	NotRegular   Reason = "not_regular"  // a directory, FIFO, socket, device
-	DanglingLink Reason = "broken_link"  // a link to nothing, or gone since it was listed
-	Outside      Reason = "outside_link" // a link that leaves the source's directory
+	TooMany      Reason = "too_many"      // certificates, or blocks in one file
+	TooLarge     Reason = "too_large"     // the file
+	BadName      Reason = "bad_name"      // the file's name is no printable text
+	NotRegular   Reason = "not_regular"   // a directory, FIFO, socket, device
+	DanglingLink Reason = "dangling_link" // a link to nothing, or gone since it was listed
+	Outside      Reason = "outside_link"  // a link that leaves the source's directory
 )
 
 // What a file, or a block in it, is instead of a certificate.

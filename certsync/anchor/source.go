@@ -202,13 +202,16 @@ func readFiles(root *os.Root) ([]file, error) {
 	}
 	slices.Sort(names)
 	files := make([]file, len(names))
+	left := maxSource
 	for i, name := range names {
-		files[i] = readFile(root, name)
+		files[i] = readFile(root, name, left)
+		left -= len(files[i].content)
 	}
 	return files, nil
 }
 
-func readFile(root *os.Root, name string) file {
+// readFile reads a file of a source of which no more than left bytes may be read.
+func readFile(root *os.Root, name string, left int) file {
 	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return file{name: strconv.QuoteToASCII(name), reason: BadName, detail: "its name is no printable text"}
 	}
@@ -219,6 +222,9 @@ func readFile(root *os.Root, name string) file {
 			reason = DanglingLink
 		}
 		return file{name: name, reason: reason, detail: err.Error()}
+	}
+	if len(content) > left {
+		return file{name: name, reason: TooLarge, detail: fmt.Sprintf("the files before it and this are more than %d bytes", maxSource)}
 	}
 	return file{name: name, content: content}
 }
