@@ -185,9 +185,9 @@ func (b *Box) close() error {
 // of its pods are gone, which the kernel removes some time after the last process.
 func (b *Box) removeLinks() error {
 	return b.lab.node.netlink(func(h *netlink.Handle) error {
-		links, err := h.LinkList()
+		links, err := linkList(h)
 		if err != nil {
-			return fmt.Errorf("list links: %w", err)
+			return err
 		}
 		for _, link := range links {
 			if link.Type() != "bridge" {
@@ -198,7 +198,7 @@ func (b *Box) removeLinks() error {
 			}
 		}
 		err = poll(func() (bool, error) {
-			links, err := h.LinkList()
+			links, err := linkList(h)
 			for _, link := range links {
 				if strings.HasPrefix(link.Attrs().Name, podLinks) {
 					return false, nil

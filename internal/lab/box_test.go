@@ -241,7 +241,7 @@ func left(t *testing.T, l *Lab, pids *os.File) {
 		t.Errorf("directories: %v, %v", dirs, err)
 	}
 	err = l.Node().netlink(func(h *netlink.Handle) error {
-		links, err := h.LinkList()
+		links, err := linkList(h)
 		for _, link := range links {
 			if name := link.Attrs().Name; name != "lo" && name != Uplink {
 				t.Errorf("link %s", name)

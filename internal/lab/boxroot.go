@@ -104,15 +104,16 @@ func writeBoxFiles(dir string, cfg BoxConfig, names []hostName) (id string, err 
 	if err != nil {
 		return "", err
 	}
-	hosts := "127.0.0.1 localhost\n::1 localhost\n" + node4.Addr().String() + " node\n"
+	var hosts strings.Builder
+	fmt.Fprintf(&hosts, "127.0.0.1 localhost\n::1 localhost\n%v node\n", node4.Addr())
 	for _, n := range names {
-		hosts += n.addr.String() + " " + n.name + "\n"
+		fmt.Fprintf(&hosts, "%v %s\n", n.addr, n.name)
 	}
 	files := map[string]string{
 		// Without an id systemd takes it for the first boot and enables all units.
 		"etc/machine-id":                       id + "\n",
 		"etc/hostname":                         "node\n",
-		"etc/hosts":                            hosts,
+		"etc/hosts":                            hosts.String(),
 		"etc/resolv.conf":                      "# The box itself resolves no names.\n",
 		"etc/systemd/journald.conf.d/lab.conf": journaldConfig,
 		"etc/containerd/config.toml":           containerdConfig,

@@ -315,7 +315,7 @@ func TestOrphanedAnswer(t *testing.T) {
 				pod := addPod(t, l, PodConfig{Name: "pod", Nameservers: []netip.Addr{f.service}})
 				hold(t, l, 2, 200*time.Millisecond) // holds the lone retry as well
 				got := resolve(t, pod, MuslStatic, 1, "a.test")
-				allOK(t, got, 4900*time.Millisecond)
+				allOK(t, got, 10*time.Second) // musl's retry was answered, however late it was sent
 				if got[0].Took < delay {
 					t.Errorf("answered after %v, before the server did", got[0].Took)
 				}

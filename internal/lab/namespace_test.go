@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -9,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func TestNamespace(t *testing.T) {
@@ -126,5 +130,74 @@ func TestManyPods(t *testing.T) {
 	}
 	if _, err := l.AddPod(PodConfig{Name: "pod", Addresses: 60}); err == nil {
 		t.Error("more addresses than the network has")
+	}
+}
+
+// TestLinkList proves that links that come and go meanwhile hide none.
+func TestLinkList(t *testing.T) {
+	t.Parallel()
+	const count = 50
+	l := ForTest(t)
+	n, err := l.addNamespace("links")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(h *netlink.Handle, name string) netlink.Link {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}}
+		if err := h.LinkAdd(bridge); err != nil {
+			t.Error(err)
+		}
+		return bridge
+	}
+	handle := func() (h *netlink.Handle) {
+		err := n.Do(func() (err error) {
+			h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(h.Close)
+		return h
+	}
+	h, other := handle(), handle()
+	for i := range count {
+		add(h, fmt.Sprintf("br%d", i))
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := other.LinkDel(add(other, "coming")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	interrupted := 0
+	err = poll(func() (bool, error) {
+		if _, err := h.LinkList(); errors.Is(err, netlink.ErrDumpInterrupted) {
+			interrupted++
+		}
+		links, err := linkList(h)
+		found := 0
+		for _, link := range links {
+			if strings.HasPrefix(link.Attrs().Name, "br") {
+				found++
+			}
+		}
+		if found != count {
+			t.Errorf("%d links of %d: %v", found, count, err)
+		}
+		return interrupted > 0 || t.Failed(), err
+	})
+	close(stop)
+	wg.Wait()
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -242,6 +242,21 @@ func (n *Namespace) setUpLink(name string, addrs []netip.Prefix, neighbours []ne
 	})
 }
 
+// linkList lists the links. A list during which links came or went may lack some
+// that were there all the time, so that another one is asked for.
+func linkList(h *netlink.Handle) (links []netlink.Link, err error) {
+	err = poll(func() (bool, error) {
+		if links, err = h.LinkList(); errors.Is(err, netlink.ErrDumpInterrupted) {
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return links, nil
+}
+
 // waitUp returns the link once the kernel says that it is operational: a veth
 // whose peer came up later drops packets until a kernel worker has seen it.
 func waitUp(h *netlink.Handle, name string) (netlink.Link, error) {
