@@ -134,10 +134,12 @@ func TestLoadedSince(t *testing.T) {
 // TestInstalledAt holds what is noted of a change of the bundle.
 func TestInstalledAt(t *testing.T) {
 	before, now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	since := before.Add(time.Minute)
 	st := newState()
 	st.Installed = map[string]time.Time{"stays": before, "again": before, "gone": before}
-	st.installedAt([]string{"stays", "again", "new"}, map[string]bool{"again": true, "new": true, "gone": false}, now)
-	want := map[string]time.Time{"stays": before, "again": now, "new": now}
+	st.installedAt([]string{"stays", "again", "new", "found"}, map[string]bool{"again": true, "new": true, "gone": false}, now,
+		func(string) time.Time { return since })
+	want := map[string]time.Time{"stays": before, "again": now, "new": now, "found": since}
 	if diff := cmp.Diff(want, st.Installed); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

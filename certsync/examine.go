@@ -25,6 +25,7 @@ func Examine(ctx context.Context, cfg Config, registries []string) (Examination,
 	defer s.Close()
 	s.recall()
 	w := s.look(ctx)
+	s.foresee(w)
 	var e Examination
 	e.Anchors, e.Refused, e.Warnings, e.Broken = w.wanted, w.reading.Refused, w.reading.Warnings, w.reading.Broken
 	for _, t := range w.targets {

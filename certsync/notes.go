@@ -2,8 +2,12 @@ package certsync
 
 import (
 	"log/slog"
+	"regexp"
 	"strings"
 )
+
+// numbers may change from pass to pass where nothing else does: ports, times.
+var numbers = regexp.MustCompile(`[0-9]+`)
 
 // notes log what is wrong once, when it begins or changes, and once more when it
 // is over: a pass a minute must not fill the log.
@@ -20,7 +24,7 @@ func (n *notes) begin() { n.seen = make(map[string]bool) }
 // say logs at Warn what is wrong, unless that was said before.
 func (n *notes) say(key, msg string, args ...any) {
 	n.seen[key] = true
-	text := slogText(msg, args)
+	text := numbers.ReplaceAllString(slogText(msg, args), "0")
 	if n.said[key] == text {
 		return
 	}

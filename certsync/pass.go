@@ -282,10 +282,7 @@ func (s *Syncer) targetStatus(t targetWork, wanted []anchor.Anchor, err error) T
 
 // noteInstalled notes since when the anchors are in the store's bundle.
 func (s *Syncer) noteInstalled(w work) {
-	info, err := s.host.Stat(w.store.Bundle())
-	if err != nil {
-		return // Apply has verified it: it is gone since
-	}
+	all := fingerprints(storeAnchors(w.wanted))
 	isNew := make(map[string]bool)
 	for _, t := range w.targets {
 		if t.Name() != storeTarget {
@@ -297,12 +294,12 @@ func (s *Syncer) noteInstalled(w work) {
 			}
 		}
 		if t.plan.Drift && t.plan.Tool != nil {
-			for _, f := range fingerprints(storeAnchors(w.wanted)) {
+			for _, f := range all {
 				isNew[f] = true
 			}
 		}
 	}
-	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, info.ModTime())
+	s.state.installedAt(all, isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
 }
 
 // note logs what is wrong.

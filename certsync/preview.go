@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/daemon"
@@ -45,18 +46,16 @@ func (s *Syncer) Plan(ctx context.Context) (Preview, error) {
 		return Preview{}, err
 	}
 	p := Preview{Anchors: w.wanted, Refused: w.reading.Refused, Warnings: w.reading.Warnings, Broken: w.reading.Broken}
-	grows := false
 	for _, t := range w.targets {
 		if t.err != nil {
 			p.Blocked = append(p.Blocked, TargetStatus{Name: t.Name(), Err: t.err.Error()})
 			continue
 		}
-		grows = grows || t.Name() == storeTarget && t.plan.Tool != nil
 		if !t.plan.Empty() || len(t.plan.Problems) > 0 {
 			p.Plans = append(p.Plans, t.plan)
 		}
 	}
-	s.foresee(w, grows)
+	s.foresee(w)
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
 		p.Runtimes = append(p.Runtimes, s.foretell(ctx, s.runtimes[name], w))
 	}
@@ -64,8 +63,8 @@ func (s *Syncer) Plan(ctx context.Context) (Preview, error) {
 }
 
 // foresee notes in the state, in memory only, what would be installed by now.
-func (s *Syncer) foresee(w work, grows bool) {
-	if !grows || w.store == nil {
+func (s *Syncer) foresee(w work) {
+	if w.store == nil {
 		return
 	}
 	isNew := make(map[string]bool)
@@ -76,7 +75,7 @@ func (s *Syncer) foresee(w work, grows bool) {
 			}
 		}
 	}
-	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, s.now())
+	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
 	s.mustRead = true
 }
 

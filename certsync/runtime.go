@@ -204,7 +204,7 @@ func (s *Syncer) prove(ctx context.Context, rt *runtime, w work) map[string]daem
 	own := make(map[string]daemon.Verdict)
 	var roots *x509.CertPool
 	for _, a := range rt.asked.answers {
-		if a.Verdict == daemon.Trusted {
+		if a.Verdict != daemon.Untrusted && !a.Expired() {
 			continue
 		}
 		if roots == nil {

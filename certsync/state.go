@@ -125,12 +125,15 @@ func (st state) write(h *host.Host) error {
 	return nil
 }
 
-// installedAt notes anchors that are in the bundle, which was changed last at
-// the time. New are those that came with that change.
-func (st *state) installedAt(fingerprints []string, isNew map[string]bool, at time.Time) {
+// installedAt notes the anchors that are in the bundle. New are those that came
+// with its last change, which is over now; of others that are not known yet, since
+// tells.
+func (st *state) installedAt(fingerprints []string, isNew map[string]bool, now time.Time, since func(string) time.Time) {
 	for _, f := range fingerprints {
-		if _, known := st.Installed[f]; !known || isNew[f] {
-			st.Installed[f] = at
+		if isNew[f] {
+			st.Installed[f] = now
+		} else if _, known := st.Installed[f]; !known {
+			st.Installed[f] = since(f)
 		}
 	}
 	maps.DeleteFunc(st.Installed, func(f string, _ time.Time) bool { return !slices.Contains(fingerprints, f) })

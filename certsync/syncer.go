@@ -25,6 +25,7 @@ type Syncer struct {
 
 	state    state
 	mustRead bool // state is not that of the disk
+	lost     bool // there was none on disk
 	systemd  *host.Systemd
 	store    *place.Store // nil until it was found
 	runtimes map[daemon.Name]*runtime
@@ -133,7 +134,7 @@ func (s *Syncer) recall() {
 	if !found {
 		st.Unsure = true
 	}
-	s.state, s.mustRead = st, false
+	s.state, s.mustRead, s.lost = st, false, !found
 }
 
 // count counts what was done at a target.
