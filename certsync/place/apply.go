@@ -80,11 +80,12 @@ type rebuild struct {
 func (r *rebuild) run(ctx context.Context, argv []string) error {
 	var wrong []string
 	for range maxRuns {
-		if err := r.quiet(ctx); err != nil {
+		alone, err := r.quiet(ctx)
+		if err != nil {
 			return err
 		}
-		if r.layout.unfinished != "" {
-			// Nobody writes it: what was left is appended to.
+		if alone && r.layout.unfinished != "" {
+			// Nobody writes it any more, and the tool would append to it.
 			if err := r.h.Remove(r.layout.unfinished); err != nil {
 				return err
 			}
@@ -93,7 +94,7 @@ func (r *rebuild) run(ctx context.Context, argv []string) error {
 		if failed != nil && ctx.Err() != nil {
 			return failed
 		}
-		if err := r.quiet(ctx); err != nil {
+		if _, err := r.quiet(ctx); err != nil {
 			return err
 		}
 		mark, err := r.mark(r.anchors)
@@ -159,20 +160,23 @@ func (r *rebuild) verify() (wrong []string, problems []Problem, last bool, err e
 	return wrong, p.Problems, last, nil
 }
 
-// quiet waits until nobody else runs the tool.
-func (s *Store) quiet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, quietLimit)
-	defer cancel()
+// quiet waits until nobody else runs the tool, and reports whether that is so. It
+// does not wait forever: a run may hang.
+func (s *Store) quiet(ctx context.Context) (bool, error) {
+	limit := time.NewTimer(quietLimit)
+	defer limit.Stop()
 	ticker := time.NewTicker(quietPoll)
 	defer ticker.Stop()
 	for {
 		pids, err := runs(s.h)
 		if err != nil || len(pids) == 0 {
-			return err
+			return err == nil, err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for a run of the tool by process %d: %w", pids[0], ctx.Err())
+			return false, fmt.Errorf("wait for a run of the tool by process %d: %w", pids[0], ctx.Err())
+		case <-limit.C:
+			return false, nil
 		case <-ticker.C:
 		}
 	}

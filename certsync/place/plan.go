@@ -138,7 +138,7 @@ func (d *differences) files(l layout, st state, anchors []anchor.Anchor, had map
 		case mine && !own.irregular && bytes.Equal(own.content, content) && own.mode == anchorMode,
 			!mine && st.given(a.Fingerprint):
 			continue
-		case mine || had[a.Fingerprint] || l.conf != "" && st.bundle.has(a.Fingerprint):
+		case mine || had[a.Fingerprint]:
 			mended++
 		default:
 			added++

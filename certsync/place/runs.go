@@ -43,13 +43,11 @@ func runs(h *host.Host) ([]int, error) {
 		// whatever its text says.
 		its, err := os.Stat(h.Socket("/proc/"+e.Name()) + "/root")
 		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("stat the root of process %d: %w", pid, err)
-		}
-		if os.SameFile(root, its) {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH), err == nil && !os.SameFile(root, its):
+		case err == nil, errors.Is(err, fs.ErrPermission): // then it may be the node's
 			pids = append(pids, pid)
+		default:
+			return nil, fmt.Errorf("stat the root of process %d: %w", pid, err)
 		}
 	}
 	return pids, nil
