@@ -204,6 +204,9 @@ func inode(root, name string, how unix.OpenHow) (uint64, error) {
 	}
 	defer func() { _ = unix.Close(rootFD) }()
 	fd, err := unix.Openat2(rootFD, name, &how)
+	for errors.Is(err, unix.EAGAIN) { // ".." while anything on the machine is renamed
+		fd, err = unix.Openat2(rootFD, name, &how)
+	}
 	if err != nil {
 		return 0, err
 	}
