@@ -31,8 +31,11 @@ func (s *Store) Apply(ctx context.Context, _ Plan, anchors []anchor.Anchor) (err
 
 func (s *Store) apply(ctx context.Context, anchors []anchor.Anchor) error {
 	p, before, err := s.compare(anchors)
-	if err != nil || p.Empty() {
+	if err != nil {
 		return err
+	}
+	if p.Empty() {
+		return p.blocked()
 	}
 	if why := s.readOnly(); why != "" {
 		return errors.New(why)
@@ -110,6 +113,9 @@ func (r *rebuild) run(ctx context.Context, argv []string) error {
 			wrong = append(wrong, failed.Error())
 		}
 		if len(wrong) == 0 {
+			if err := (Plan{Problems: problems}).blocked(); err != nil {
+				return err
+			}
 			r.inOrder(mark, r.anchors, problems)
 			return nil
 		}

@@ -125,6 +125,9 @@ func (c *Certs) Plan(anchors []anchor.Anchor) (Plan, error) {
 		}
 	}
 	planCerts(&p, c.runtime, dirs, hidden, c.mine(anchors))
+	if p.Empty() {
+		return p, p.blocked()
+	}
 	return p, nil
 }
 

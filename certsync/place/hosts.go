@@ -106,7 +106,7 @@ func texts(value any) []string {
 func (d certsDir) problems(runtime string) []Problem {
 	var problems []Problem
 	if d.toml.broken != "" {
-		problems = append(problems, Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml", "it is broken: " + d.toml.broken})
+		problems = append(problems, Problem{path.Join(d.path, hostsFile), "broken_hosts_toml", "it does not count: " + d.toml.broken})
 	}
 	for _, f := range d.crt {
 		switch {

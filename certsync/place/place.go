@@ -6,6 +6,7 @@ package place
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
 )
@@ -18,7 +19,8 @@ type Target interface {
 	// Plan compares the place with the anchors that shall be there, of which it
 	// takes those that are meant for it (a store takes no leaf, a registry's
 	// directory those leaves that have its name). No anchors: all of ours goes.
-	// It changes nothing and runs nothing.
+	// It changes nothing and runs nothing. When a problem keeps the anchors out,
+	// and there is nothing else to do, the error says so beside the plan.
 	Plan(anchors []anchor.Anchor) (Plan, error)
 	// Apply carries a plan out and verifies it: the error says what is not as
 	// it should be at the end.
@@ -53,6 +55,18 @@ type Change struct {
 	Path         string // on the node
 	Content      []byte // nil: removed
 	Fingerprints []string
+}
+
+// blocked is an error if a problem keeps anchors out of a place. Others are only
+// about what somebody else has put there.
+func (p Plan) blocked() error {
+	for _, problem := range p.Problems {
+		switch problem.Reason {
+		case "read_only", "unsafe_directory", "unsafe_file", "anchors_elsewhere", "tool_did_not_help", "would_be_hidden", "foreign_hosts_toml":
+			return fmt.Errorf("%s: %s: %s", problem.Path, problem.Reason, problem.Detail)
+		}
+	}
+	return nil
 }
 
 // Problem is something that keeps a target from working, and that only a person

@@ -84,7 +84,10 @@ func (s *Store) Plan(anchors []anchor.Anchor) (Plan, error) {
 			p.Changes, p.Tool = nil, nil
 		}
 	}
-	return p, nil
+	if p.Empty() {
+		err = p.blocked()
+	}
+	return p, err
 }
 
 // compare looks at the store and plans. It remembers what is in order.
@@ -107,21 +110,10 @@ func (s *Store) compare(anchors []anchor.Anchor) (Plan, state, error) {
 			s.tool + " has run, and even so: " + s.why + "; it is run again when something has changed, or in a while"})
 		p.Tool = nil
 	}
-	if p.Empty() && !blocked(p.Problems) {
+	if p.Empty() && p.blocked() == nil {
 		s.inOrder(mark, anchors, p.Problems)
 	}
 	return p, st, nil
-}
-
-// blocked tells whether a plan is empty only because of a problem.
-func blocked(problems []Problem) bool {
-	for _, p := range problems {
-		switch p.Reason {
-		case "tool_did_not_help", "unsafe_directory", "unsafe_file", "anchors_elsewhere":
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Store) inOrder(mark string, anchors []anchor.Anchor, problems []Problem) {
