@@ -9,8 +9,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -177,6 +175,9 @@ func (n *node) serveDNS(t *testing.T) {
 	})
 }
 
+// at is the registry of a port.
+func at(port int) string { return fmt.Sprintf("%s:%d", serverAddr, port) }
+
 func answers(code int, header, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
@@ -204,7 +205,6 @@ func TestBoxAsk(t *testing.T) {
 	if err := n.StartDocker(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	at := func(port int) string { return fmt.Sprintf("%s:%d", serverAddr, port) }
 	stranger := n.registry(t, n.stranger, answers(404, "", ""))
 	other, err := n.trusted.Server("other.test")
 	if err != nil {
@@ -273,6 +273,4 @@ func TestBoxAsk(t *testing.T) {
 			})
 		}
 	}
-	_ = os.Stat
-	_ = filepath.Join
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// containerdConfig is where containerd has its configuration, unless its unit
+// containerdFile is where containerd has its configuration, unless its unit
 // says otherwise.
-const containerdConfig = "/etc/containerd/config.toml"
+const containerdFile = "/etc/containerd/config.toml"
 
 // setConfigPath is what an operator has to do for certs.d.
-const setConfigPath = `set config_path = "/etc/containerd/certs.d" in ` + containerdConfig +
+const setConfigPath = `set config_path = "/etc/containerd/certs.d" in ` + containerdFile +
 	`, under [plugins."io.containerd.grpc.v1.cri".registry] (containerd 1) or ` +
 	`[plugins."io.containerd.cri.v1.images".registry] (containerd 2), and restart it once`
 

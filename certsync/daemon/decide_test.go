@@ -18,7 +18,9 @@ var (
 	later     = now.Add(-time.Second)
 )
 
-func said(registry string, v Verdict) Answer { return Answer{Registry: registry, Verdict: v, Text: "words"} }
+func said(registry string, v Verdict) Answer {
+	return Answer{Registry: registry, Verdict: v, Text: "words"}
+}
 
 // docker that began before the anchors came, has live-restore and was asked nothing.
 func dockerCase() Case {

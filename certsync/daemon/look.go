@@ -96,12 +96,12 @@ func lookAtCRI(ctx context.Context, h *host.Host, name Name, f *Facts) error {
 func containerdCertDirs(h *host.Host, info string) (dirs []string, why string) {
 	configPath, ok := statusConfigPath(info)
 	if !ok {
-		file, err := h.ReadFile(containerdConfig, maxAnswer)
+		file, err := h.ReadFile(containerdFile, maxAnswer)
 		if err == nil {
 			configPath, err = fileConfigPath(file)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Sprintf("%s: %v", containerdConfig, err)
+			return nil, fmt.Sprintf("%s: %v", containerdFile, err)
 		}
 	}
 	if dirs = certDirs(configPath); len(dirs) == 0 {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -19,17 +20,14 @@ const proveTime = 3 * time.Second
 // wrong in another way, is Unclear: then the daemon's word counts alone. The
 // daemon's proxy and its certs.d are not known here.
 func Proves(ctx context.Context, registry string, roots *x509.CertPool) Verdict {
-	name, _, err := net.SplitHostPort(registry)
-	if err != nil {
-		name, registry = registry, net.JoinHostPort(registry, "443")
-	}
+	name, address := hostPort(registry)
 	if roots == nil { // crypto/tls would take our own system's
 		return Unclear
 	}
 	ctx, cancel := context.WithTimeout(ctx, proveTime)
 	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: name}}
-	conn, err := dialer.DialContext(ctx, "tcp", registry)
+	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err == nil {
 		_ = conn.Close() // all is known
 		return Trusted
@@ -38,4 +36,14 @@ func Proves(ctx context.Context, registry string, roots *x509.CertPool) Verdict 
 		return Untrusted
 	}
 	return Unclear
+}
+
+// hostPort gives the name that the certificate must have, and where to dial.
+func hostPort(registry string) (name, address string) {
+	name, _, err := net.SplitHostPort(registry)
+	if err == nil {
+		return name, registry
+	}
+	name = strings.Trim(registry, "[]")
+	return name, net.JoinHostPort(name, "443")
 }

@@ -1,0 +1,328 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nodestead/nodestead/certsync/host"
+)
+
+var (
+	dockerConfig     = Config{Name: Docker, Unit: "docker.service", Restart: Auto}
+	containerdConfig = Config{Name: Containerd, Unit: "containerd.service", Restart: Auto}
+)
+
+const liveRestore = `{"live-restore": true}`
+
+// write writes a file of the box while it runs.
+func (n *node) write(t *testing.T, name, content string) {
+	t.Helper()
+	name = filepath.Join(n.Root(), name)
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) look(t *testing.T, cfg Config) Facts {
+	t.Helper()
+	f, err := Look(t.Context(), n.host, n.sd, cfg, dockerConfig.Unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (n *node) ask(t *testing.T, name Name, registry string) Verdict {
+	t.Helper()
+	a := Ask(t.Context(), n.host, name, registry)
+	t.Logf("%s of %s: %s: %s", name, registry, a.Verdict, a.Text)
+	return a.Verdict
+}
+
+// renew restarts a daemon and checks that it is another run of it, and healthy.
+func (n *node) renew(t *testing.T, cfg Config) (before, after Facts) {
+	t.Helper()
+	before = n.look(t, cfg)
+	began := time.Now()
+	after, err := Renew(t.Context(), n.host, n.sd, cfg, before)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, n.run(t, "systemctl", "status", "--no-pager", "--full", cfg.Unit))
+	}
+	t.Logf("%s was restarted in %v", cfg.Unit, time.Since(began))
+	if after.Unit.InvocationID == before.Unit.InvocationID || !after.Healthy || !after.Unit.Active() {
+		t.Errorf("after the restart it is %+v", after)
+	}
+	return before, after
+}
+
+// startDocker starts docker with the image of a container that does nothing.
+func (n *node) startDocker(t *testing.T) {
+	t.Helper()
+	if err := n.StartDocker(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.run(t, "sh", "-c", "ctr -n k8s.io images export - localhost/lab/pause:1 | docker load")
+}
+
+// container runs a container and returns its pid.
+func (n *node) container(t *testing.T, name string) string {
+	t.Helper()
+	n.run(t, "docker", "run", "--detach", "--name", name, "--stop-timeout", "1", "localhost/lab/pause:1")
+	return n.pid(t, name)
+}
+
+// pid is the pid of a container, 0 when it does not run.
+func (n *node) pid(t *testing.T, name string) string {
+	t.Helper()
+	return strings.TrimSpace(n.run(t, "docker", "inspect", "--format", "{{.State.Pid}}", name))
+}
+
+// What the real daemons tell of themselves; and that to look makes them load no
+// roots: they are asked after the CA came, and trust it.
+func TestBoxLook(t *testing.T) {
+	n := bootNode(t, map[string]string{
+		"etc/systemd/system/docker.service.d/requires.conf": "[Unit]\nRequires=containerd.service\nAfter=containerd.service\n",
+	})
+	registry := n.registry(t, n.stranger, answers(404, "", ""))
+	ignore := cmp.Options{
+		cmpopts.IgnoreFields(host.Unit{}, "InvocationID", "Started", "MainPID", "RequiredBy"), cmpopts.EquateEmpty(),
+	}
+
+	n.run(t, "systemctl", "start", "docker.socket")
+	want := Facts{Present: true, Unit: host.Unit{
+		Name: "docker.service", ActiveState: "inactive", Result: "success", TriggeredBy: []string{"docker.socket"},
+	}}
+	if diff := cmp.Diff(want, n.look(t, dockerConfig), ignore); diff != "" {
+		t.Errorf("docker is stopped and its socket is there (-want +got)\n%s", diff)
+	}
+	if got := strings.Fields(n.run(t, "systemctl", "show", "--property=ActiveState,Job", "docker.service")); !slices.Equal(got, []string{"ActiveState=inactive", "Job="}) {
+		t.Errorf("to look at it has started it: %s", got)
+	}
+
+	n.startDocker(t)
+	want = Facts{
+		Present: true, Healthy: true, CertDirs: []string{"/etc/docker/certs.d"},
+		Unit: host.Unit{Name: "docker.service", ActiveState: "active", Result: "success", TriggeredBy: []string{"docker.socket"}},
+	}
+	docker := n.look(t, dockerConfig)
+	if docker.Version == "" || docker.Unit.InvocationID == "" || docker.Unit.MainPID <= 1 || time.Since(docker.Unit.Started).Abs() > time.Minute {
+		t.Errorf("docker is %+v", docker)
+	}
+	ignoreVersion := cmpopts.IgnoreFields(Facts{}, "Version")
+	if diff := cmp.Diff(want, docker, ignore, ignoreVersion); diff != "" {
+		t.Errorf("docker (-want +got)\n%s", diff)
+	}
+	n.container(t, "one")
+	n.container(t, "two")
+	n.run(t, "docker", "pause", "two")
+	// What is frozen cannot be killed, not even with the box.
+	t.Cleanup(func() { _, _ = n.Run(context.Background(), "docker", "unpause", "two") })
+	n.write(t, "etc/docker/daemon.json", liveRestore)
+	n.run(t, "systemctl", "reload", "docker.service")
+	want.Containers, want.LiveRestore = 2, true
+	if diff := cmp.Diff(want, n.look(t, dockerConfig), ignore, ignoreVersion); diff != "" {
+		t.Errorf("docker with containers and live-restore (-want +got)\n%s", diff)
+	}
+
+	containerd := n.look(t, containerdConfig)
+	want = Facts{
+		Present: true, Healthy: true, StopsDocker: true, CertDirs: []string{"/etc/containerd/certs.d"},
+		Unit: host.Unit{Name: "containerd.service", ActiveState: "active", Result: "success"},
+	}
+	if diff := cmp.Diff(want, containerd, ignore, ignoreVersion); diff != "" {
+		t.Errorf("containerd (-want +got)\n%s", diff)
+	}
+
+	if f, err := Look(t.Context(), n.host, n.sd, Config{Name: Docker, Unit: "snap.docker.dockerd.service"}, ""); err != nil || f.NoUnit != "no such unit" || !f.Healthy || !f.Present {
+		t.Errorf("a unit that is not there: %+v, %v", f, err)
+	}
+	if f, err := Look(t.Context(), n.host, n.sd, Config{Name: CRIO, Unit: "crio.service"}, ""); err != nil || f.Present || f.Healthy {
+		t.Errorf("CRI-O, which is not there: %+v, %v", f, err)
+	}
+
+	n.write(t, "etc/ssl/certs/ca-certificates.crt", string(n.trusted.PEM())+string(n.stranger.PEM()))
+	for _, d := range []Name{Docker, Containerd} {
+		if got := n.ask(t, d, at(registry)); got != Trusted {
+			t.Errorf("%s had loaded its roots before the CA came: %s", d, got)
+		}
+	}
+
+	// As Docker's own packages have it.
+	config := n.run(t, "cat", "/etc/containerd/config.toml")
+	n.write(t, "etc/containerd/config.toml", "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"+config)
+	_, containerd = n.renew(t, containerdConfig)
+	if !containerd.NoCRI || containerd.CertDirs != nil {
+		t.Errorf("containerd without CRI: %+v", containerd)
+	}
+}
+
+// Which of Go's variables keep the store from a daemon: one alone does not.
+func TestBoxOtherStore(t *testing.T) {
+	n := bootNode(t, nil)
+	registry := at(n.registry(t, n.trusted, answers(404, "", "")))
+	if err := n.StartDocker(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		environment, other string
+		want               Verdict
+	}{
+		{"", "", Trusted},
+		{"SSL_CERT_FILE=/etc/motd", "", Trusted},
+		{"SSL_CERT_DIR=/mnt", "", Trusted},
+		{"SSL_CERT_FILE=/etc/motd SSL_CERT_DIR=/mnt", "SSL_CERT_FILE=/etc/motd SSL_CERT_DIR=/mnt", Untrusted},
+		{"SSL_CERT_FILE=/etc/motd SSL_CERT_DIR=/mnt:/etc/ssl/certs", "", Trusted},
+		{"SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt SSL_CERT_DIR=/mnt", "", Trusted},
+	} {
+		for _, cfg := range []Config{dockerConfig, containerdConfig} {
+			n.write(t, "etc/systemd/system/"+cfg.Unit+".d/environment.conf", "[Service]\nEnvironment="+tc.environment+"\n")
+		}
+		n.run(t, "systemctl", "daemon-reload")
+		for _, cfg := range []Config{dockerConfig, containerdConfig} {
+			_, after := n.renew(t, cfg)
+			if after.OtherStore != tc.other {
+				t.Errorf("%s with %q: other store %q", cfg.Name, tc.environment, after.OtherStore)
+			}
+			if got := n.ask(t, cfg.Name, registry); got != tc.want {
+				t.Errorf("%s with %q: %s, want %s", cfg.Name, tc.environment, got, tc.want)
+			}
+		}
+	}
+}
+
+// dead waits until docker and its socket have failed.
+func (n *node) dead(t *testing.T) {
+	t.Helper()
+	got := n.run(t, "sh", "-c", "systemctl show --value --property=ActiveState docker.service docker.socket")
+	if strings.Join(strings.Fields(got), " ") != "failed failed" {
+		t.Fatalf("docker is not dead: %s", got)
+	}
+}
+
+func TestBoxRenew(t *testing.T) {
+	n := bootNode(t, map[string]string{"etc/docker/daemon.json": liveRestore})
+	n.startDocker(t)
+	pid := n.container(t, "one")
+	alive := func(what string) {
+		t.Helper()
+		if got := n.pid(t, "one"); got != pid {
+			t.Errorf("%s: the container's pid was %s and is %s", what, pid, got)
+		}
+	}
+
+	n.renew(t, dockerConfig)
+	alive("restart of docker")
+	n.renew(t, containerdConfig)
+	alive("restart of containerd")
+
+	// Somebody else used up the starts of a minute: ours is the fourth.
+	for range 3 {
+		if _, err := n.Run(t.Context(), "systemctl", "restart", "docker.service"); err != nil {
+			break
+		}
+	}
+	n.run(t, "systemctl", "start", "docker.socket")
+	n.renew(t, dockerConfig)
+	alive("restart after three by somebody else")
+
+	// It fails until its start limit is hit, and would not fail again.
+	n.write(t, "etc/systemd/system/docker.service.d/fails.conf", "[Service]\nExecStartPre=/bin/sh -c "+
+		"'n=$$(cat /run/starts || echo 0); echo $$((n+1)) >/run/starts; test $$n -ge 3'\n")
+	n.run(t, "systemctl", "daemon-reload")
+	n.renew(t, dockerConfig)
+	if got := n.run(t, "cat", "/run/starts"); got != "4\n" {
+		t.Errorf("docker was started %s times", got)
+	}
+	alive("restart that hits the start limit")
+
+	// The same without us leaves it dead: the test means something.
+	n.run(t, "systemctl", "reset-failed", "docker.service", "docker.socket")
+	n.run(t, "rm", "/run/starts")
+	if _, err := n.Run(t.Context(), "systemctl", "restart", "docker.service"); err == nil {
+		t.Error("docker can be restarted although it should fail")
+	}
+	before := n.look(t, dockerConfig)
+	for deadline := time.Now().Add(10 * time.Second); before.Unit.ActiveState != "failed"; before = n.look(t, dockerConfig) {
+		if time.Now().After(deadline) {
+			t.Fatalf("docker is %s", before.Unit.ActiveState)
+		}
+	}
+	n.dead(t)
+	before.Unit.InvocationID = "of the run before"
+	if _, err := Renew(t.Context(), n.host, n.sd, dockerConfig, before); err != nil {
+		t.Error(err)
+	}
+	alive("docker was dead with its socket")
+
+	// One that cannot be brought back: the error says how it is.
+	n.write(t, "etc/systemd/system/docker.service.d/fails.conf", "[Service]\nExecStartPre=/bin/false\nRestart=no\n")
+	n.run(t, "systemctl", "daemon-reload")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	after, err := Renew(ctx, n.host, n.sd, dockerConfig, n.look(t, dockerConfig))
+	if err == nil || !strings.Contains(err.Error(), "docker.service is failed (exit-code)") || after.Healthy {
+		t.Errorf("a docker that cannot start: %+v, %v", after.Unit, err)
+	}
+}
+
+// docker's unit requires containerd's, so that it is restarted with it.
+func TestBoxRenewBoth(t *testing.T) {
+	n := bootNode(t, map[string]string{
+		"etc/docker/daemon.json":                            liveRestore,
+		"etc/systemd/system/docker.service.d/requires.conf": "[Unit]\nRequires=containerd.service\nAfter=containerd.service\n",
+	})
+	registry := at(n.registry(t, n.stranger, answers(404, "", "")))
+	n.startDocker(t)
+	pid := n.container(t, "one")
+	for _, d := range []Name{Docker, Containerd} {
+		if got := n.ask(t, d, registry); got != Untrusted {
+			t.Errorf("%s without the CA: %s", d, got)
+		}
+	}
+	n.write(t, "etc/ssl/certs/ca-certificates.crt", string(n.stranger.PEM()))
+	docker := n.look(t, dockerConfig)
+	n.renew(t, containerdConfig)
+	after := n.look(t, dockerConfig)
+	if !after.Healthy || after.Unit.InvocationID == docker.Unit.InvocationID {
+		t.Errorf("docker was not restarted with it: %+v", after.Unit)
+	}
+	for _, d := range []Name{Docker, Containerd} {
+		if got := n.ask(t, d, registry); got != Trusted {
+			t.Errorf("%s after the restart: %s", d, got)
+		}
+	}
+	if got := n.pid(t, "one"); got != pid {
+		t.Errorf("the container's pid was %s and is %s", pid, got)
+	}
+
+	// Without live-restore, and a container since the decision.
+	n.write(t, "etc/docker/daemon.json", "{}")
+	n.run(t, "systemctl", "reload", "docker.service")
+	before := n.look(t, dockerConfig)
+	before.Containers = 0
+	got, err := Renew(t.Context(), n.host, n.sd, dockerConfig, before)
+	if !errors.Is(err, ErrNotSafe) || got.Containers != 1 {
+		t.Errorf("with a container that nobody knew of: %d containers, %v", got.Containers, err)
+	}
+	if now := n.look(t, dockerConfig); now.Unit.InvocationID != before.Unit.InvocationID || n.pid(t, "one") != pid {
+		t.Error("it was restarted all the same")
+	}
+	disruptive := dockerConfig
+	disruptive.Disruptive = true
+	n.renew(t, disruptive)
+	if got := n.pid(t, "one"); got != "0" {
+		t.Errorf("the container lives on with pid %s", got)
+	}
+}
