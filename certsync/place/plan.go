@@ -100,10 +100,12 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 	if ours {
 		d.because(othersLack, "the bundle lacks a certificate of others", "the bundle lacks %d certificates of others")
 		d.because(twice, "the bundle has a certificate twice", "the bundle has %d certificates twice")
-		d.because(len(st.danglingHashes), "a hash link leads to nothing", "%d hash links lead to nothing")
 		if st.unfinished {
 			d.because(1, "a run of the tool was killed", "")
 		}
+	}
+	if ours || l.conf == "" { // Flatcar's may be all that is left of ours
+		d.because(len(st.danglingHashes), "a hash link leads to nothing", "%d hash links lead to nothing")
 	}
 	d.because(len(st.dangling), "a link to a file of ours leads to nothing", "%d links to files of ours lead to nothing")
 	// What a run that was killed has not done yet cannot be told from a removal by
