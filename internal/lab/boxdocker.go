@@ -18,7 +18,11 @@ func (b *Box) Pull(ctx context.Context, ref string) error {
 // CRIPull has containerd pull an image, as kubelet does. The error has what
 // containerd says.
 func (b *Box) CRIPull(ctx context.Context, ref string) error {
-	_, err := cri.NewImageServiceClient(b.conn).PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}})
+	// After a restart its socket is there before it is.
+	err := Until(ctx, bootTime, func() error { return b.podsReady(ctx) })
+	if err == nil {
+		_, err = cri.NewImageServiceClient(b.conn).PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}})
+	}
 	if err != nil {
 		return fmt.Errorf("pull %s: %w", ref, err)
 	}
@@ -31,8 +35,10 @@ func (b *Box) RunContainer(ctx context.Context, name string) (pid int, err error
 	return b.DockerRun(ctx, "--name", name, pauseImage)
 }
 
-// DockerRun is "docker run --detach" with these arguments, of which --name must
-// be one of the first two. It can have the images of the box and those of Load.
+// DockerRun is "docker run --detach" with these arguments. Images are those of the
+// box, those of Load and what was pulled. --privileged fails where a capability
+// is missing, as CAP_SYS_RESOURCE is in many containers; an agent with the node's
+// root as a volume needs none but those that docker gives.
 func (b *Box) DockerRun(ctx context.Context, args ...string) (pid int, err error) {
 	id, err := b.Run(ctx, append([]string{"docker", "run", "--detach"}, args...)...)
 	if err != nil {

@@ -10,7 +10,10 @@
 // A lab can also boot a box on its node: a Debian with systemd, containerd and
 // dockerd, which runs pods as kubelet would have them.
 //
-//	CRI pod ── vethN ┤ node ── …
+//	CRI pod ── vethN ┤ node ── …        remote ─ registry, with a certificate of a CA
+//
+// For tests of trust it has a PKI, and real registries whose certificates come
+// from that, from which the box's daemons pull. A box can be laid out as RHEL.
 //
 // Everything lives in namespaces without a name that end with the process, and a
 // box in cgroups of its own, so several labs run side by side with the same

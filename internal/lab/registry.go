@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 const (
@@ -160,7 +159,7 @@ func (r *Registry) start(binary string) error {
 func (r *Registry) waitAnswer() error {
 	ctx, stop := context.WithCancel(r.lab.ctx)
 	defer stop()
-	err := Until(ctx, 20*time.Second, func() error {
+	err := Until(ctx, bootTime, func() error {
 		select {
 		case <-r.exited:
 			stop() // no use to wait
