@@ -1,9 +1,6 @@
 package daemon
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // maxRestarts is how often a daemon is restarted in an hour, for whatever sets.
 const maxRestarts = 4
@@ -105,7 +102,7 @@ func beganBefore(c Case) bool {
 // own handshake finds nothing expired: then it is a root that the daemon has
 // loaded, and that was renewed with the same key since.
 func staleRoot(c Case, a Answer, old bool) bool {
-	return old && a.Verdict == Unclear && strings.Contains(a.Text, expired) && c.Own[a.Registry] == Trusted
+	return old && a.Expired() && c.Own[a.Registry] == Trusted
 }
 
 // obstacle tells what is in the way of a restart that is needed, "" if nothing is.

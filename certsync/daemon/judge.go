@@ -54,3 +54,7 @@ func Judge(text string) Verdict {
 		return Unclear
 	}
 }
+
+// Expired tells whether the daemon says that a certificate has expired, which may
+// be a root that it has loaded and that was renewed since: Own knows.
+func (a Answer) Expired() bool { return a.Verdict == Unclear && strings.Contains(a.Text, expired) }

@@ -16,29 +16,28 @@ const (
 	healthyPoll = 100 * time.Millisecond // how often it is looked at meanwhile
 )
 
-// ErrNotSafe: containers were started since the decision, which a restart would
-// stop. Nothing was done.
-var ErrNotSafe = errors.New("no longer safe to restart")
+// ErrNotSafe: what was found just before the restart speaks against it. Nothing was
+// done, and the next decision may be another.
+var ErrNotSafe = errors.New("not safe to restart now")
 
 // Renew restarts the daemon and waits until it is healthy again, or brings it
 // back when systemd's start limit was hit: it is never left dead by us. Units that
 // systemd stops with it and that ran before run again at the end. The facts are
 // those after it, also with an error, as far as they are known.
 //
-// The end of ctx does not take the restart back: systemd finishes it. What was
-// dead at that moment is then left to systemd.
+// It looks once more before it does anything, at what may have changed since the
+// decision (ErrNotSafe): that somebody stopped the daemon, or that docker has got
+// containers that the restart would stop. A daemon that did not run before is
+// started: it may be us who left it so.
+//
+// The end of ctx does not take the restart back: systemd finishes it. What is
+// dead then is left to systemd, and to the next Renew.
 func Renew(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts) (Facts, error) {
 	if sd == nil {
-		return before, fmt.Errorf("restart %s: %w", cfg.Unit, host.ErrNoSystemd)
+		return before, fmt.Errorf("restart %s: %w: %w", cfg.Unit, ErrNotSafe, host.ErrNoSystemd)
 	}
-	if cfg.Name == Docker && !cfg.Disruptive && !before.LiveRestore {
-		now, err := Look(ctx, h, sd, cfg, "")
-		if err != nil {
-			return before, fmt.Errorf("look at %s before its restart: %w", cfg.Unit, err)
-		}
-		if now.Containers > 0 && !now.LiveRestore {
-			return now, fmt.Errorf("restart %s with %d containers: %w", cfg.Unit, now.Containers, ErrNotSafe)
-		}
+	if now, err := stillSafe(ctx, h, sd, cfg, before); err != nil {
+		return now, fmt.Errorf("restart %s: %w: %w", cfg.Unit, ErrNotSafe, err)
 	}
 	units := []host.Unit{before.Unit}
 	for _, name := range before.Unit.RequiredBy {
@@ -49,14 +48,34 @@ func Renew(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, befo
 	// Our one start must not be the one too many after those of others: docker
 	// has three in a minute, and is dead then.
 	if err := resetFailed(ctx, sd, units); err != nil {
-		return before, err
+		return before, fmt.Errorf("restart %s: %w: %w", cfg.Unit, ErrNotSafe, err)
 	}
 	restartErr := restart(ctx, sd, cfg.Unit)
+	if errors.Is(restartErr, host.ErrLost) {
+		return before, restartErr // nothing more can be asked or done
+	}
 	facts, err := revive(ctx, h, sd, cfg, before, units)
 	if err != nil {
 		return facts, errors.Join(restartErr, err)
 	}
 	return facts, nil
+}
+
+// stillSafe looks at what may have changed since before.
+func stillSafe(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts) (Facts, error) {
+	now, err := Look(ctx, h, sd, cfg, "")
+	now.StopsDocker = before.StopsDocker
+	switch {
+	case !runs(before.Unit):
+		return now, nil
+	case err != nil:
+		return now, err
+	case !runs(now.Unit):
+		return now, fmt.Errorf("it is %s", now.Unit.ActiveState)
+	case cfg.Name == Docker && losesContainers(Case{Config: cfg, Facts: now}) != "":
+		return now, fmt.Errorf("it would stop %d containers", now.Containers)
+	}
+	return now, nil
 }
 
 func restart(ctx context.Context, sd *host.Systemd, unit string) error {
