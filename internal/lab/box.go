@@ -54,6 +54,7 @@ type Box struct {
 	lab     *Lab
 	dir     string
 	id      string // its machine id
+	images  string // the archive of those that it has from the start
 	cgroups []string
 	log     *os.File // of its first process until the journal runs
 	init    *exec.Cmd
@@ -112,11 +113,7 @@ func (b *Box) StartDocker(ctx context.Context) error {
 	if _, err := b.Run(ctx, "systemctl", "start", "docker.service"); err != nil {
 		return fmt.Errorf("start dockerd: %w\n%s", err, b.journal())
 	}
-	images, err := b.lab.boxImages()
-	if err == nil {
-		err = b.dockerLoad(ctx, images)
-	}
-	if err != nil {
+	if err := b.dockerLoad(ctx, b.images); err != nil {
 		return fmt.Errorf("give dockerd its images: %w", err)
 	}
 	return nil

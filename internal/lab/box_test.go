@@ -130,7 +130,7 @@ func TestBoxFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := b.ready(ctx, "/no/such/images")
+	err := b.ready(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "wait for containerd: ") || !strings.Contains(err.Error(), "NetworkReady: ") {
 		t.Errorf("without a network: %v", err)
 	}
@@ -145,7 +145,7 @@ func TestBoxFails(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
-	err = b.ready(t.Context(), "/no/such/images")
+	err = b.ready(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "its init ended: signal: killed") {
 		t.Errorf("after its end: %v", err)
 	}

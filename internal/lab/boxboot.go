@@ -48,7 +48,7 @@ func (l *Lab) boot(ctx context.Context, cfg BoxConfig) (*Box, error) {
 	if err := l.takeBox(); err != nil {
 		return nil, err
 	}
-	b := &Box{lab: l, exited: make(chan struct{})}
+	b := &Box{lab: l, images: images, exited: make(chan struct{})}
 	if err := b.start(cfg, base); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -57,7 +57,7 @@ func (l *Lab) boot(ctx context.Context, cfg BoxConfig) (*Box, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTime)
 	defer cancel()
-	if err := b.ready(ctx, images); err != nil {
+	if err := b.ready(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, b.journal()), b.Close())
 	}
 	return b, nil
@@ -143,7 +143,7 @@ func (b *Box) start(cfg BoxConfig, base string) error {
 }
 
 // ready waits until the box can run pods.
-func (b *Box) ready(ctx context.Context, images string) error {
+func (b *Box) ready(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	until := func(what string, ok func() error) error {
@@ -182,7 +182,7 @@ func (b *Box) ready(ctx context.Context, images string) error {
 	if err := until("containerd", func() error { return b.podsReady(ctx) }); err != nil {
 		return err
 	}
-	return b.load(ctx, images, []string{pauseImage, resolversImage})
+	return b.load(ctx, b.images, []string{pauseImage, resolversImage})
 }
 
 // rooted returns an error until the box has its own root. Before, Root is that

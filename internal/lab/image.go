@@ -49,15 +49,19 @@ func (b *Box) Load(ctx context.Context, images ...Image) error {
 	if err != nil {
 		return fmt.Errorf("make images: %w", err)
 	}
-	path := filepath.Join(b.dir, "images.tar")
-	if err := os.WriteFile(path, archive, 0o644); err != nil {
-		return err
-	}
 	var names []string
 	for _, img := range images {
 		names = append(names, img.Name)
 	}
-	err = b.load(ctx, path, names)
+	file, err := os.CreateTemp(b.dir, "images-*.tar")
+	if err != nil {
+		return err
+	}
+	path := file.Name()
+	_, err = file.Write(archive)
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = b.load(ctx, path, names)
+	}
 	if _, inactive := b.Run(ctx, "systemctl", "--quiet", "is-active", "docker.service"); err == nil && inactive == nil {
 		err = b.dockerLoad(ctx, path)
 	}
