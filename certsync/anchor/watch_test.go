@@ -3,7 +3,6 @@ package anchor
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,8 +14,6 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
-
-	"github.com/nodestead/nodestead/internal/lab"
 )
 
 // journal collects what is logged.
@@ -173,16 +170,17 @@ func TestWatchLateParent(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.Until(t.Context(), patience, func() error {
-		write(t, dir, "ca.crt", "content")
+	deadline, again := time.After(patience), time.NewTicker(20*time.Millisecond)
+	defer again.Stop()
+	for noticed := false; !noticed; {
 		select {
 		case <-w.Changed():
-			return nil
-		default:
-			return errors.New("not told")
+			noticed = true
+		case <-again.C:
+			write(t, dir, "ca.crt", "content")
+		case <-deadline:
+			t.Fatal("nobody told")
 		}
-	}); err != nil {
-		t.Error(err)
 	}
 	if log.String() != "" {
 		t.Error(log)
@@ -193,7 +191,7 @@ func TestWatchLateParent(t *testing.T) {
 // word, in the order of its events.
 func TestWatchNotWoken(t *testing.T) {
 	s := newSecret(t, map[string]string{"ca.crt": certPEM(newRoot(t, "a"))})
-	w := NewWatcher([]string{s.dir}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	w := NewWatcher([]string{s.dir}, slog.New(slog.DiscardHandler))
 	events := must(fsnotify.NewWatcher())(t)
 	defer events.Close()
 	w.arm(events)
@@ -294,7 +292,7 @@ func TestWatchEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
-			w := NewWatcher([]string{t.TempDir()}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			w := NewWatcher([]string{t.TempDir()}, slog.New(slog.DiscardHandler))
 			opened := make(chan struct{})
 			w.open = func() (*fsnotify.Watcher, error) { defer close(opened); return open() }
 			done := make(chan error)
