@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockDir is where tools that run without systemd have their lock files.
-const lockDir = "/run/lock/"
+// lockDir is where tools that run without systemd have their lock files. It is
+// root's everywhere; /run/lock is not (OpenRC lets a group write to it).
+const lockDir = "/run/"
 
 // chroot runs a program in the node's root. It holds a lock that the kernel
 // releases when both we and the program have ended, so that there is one run at a
