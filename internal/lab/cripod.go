@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,40 +22,6 @@ import (
 
 // podLinks is how the node's links to the pods of a box begin, by CNI's plugins.
 const podLinks = "veth"
-
-// CRIPodConfig says what a pod of a box looks like. Only Name is needed.
-type CRIPodConfig struct {
-	// Namespace is "default" when it is empty.
-	Namespace, Name string
-	// Containers are the names of its containers, "app" when there are none. All
-	// are alike.
-	Containers []string
-	// Nameservers, Search and Options ("ndots:5") go to its resolv.conf.
-	Nameservers []netip.Addr
-	Search      []string
-	Options     []string
-	// HostNetwork puts it into the node's network.
-	HostNetwork bool
-
-	// Image is what its containers are made of, which the box has by Load or a
-	// pull; that with the programs of the resolvers when it is empty.
-	Image string
-	// Command is what they run, with its arguments, instead of the image's.
-	Command []string
-	// Mounts are directories and files of the node that they have.
-	Mounts []Mount
-	// Privileged gives them all capabilities and devices.
-	Privileged bool
-}
-
-// Mount is a directory or file of the node in a container.
-type Mount struct {
-	Host, Container string // the paths
-	ReadOnly        bool
-	// Follow: what the node mounts below it later appears in the container
-	// (HostToContainer in a pod's specification).
-	Follow bool
-}
 
 // CRIPod is a pod that the box's containerd runs, as kubelet would have it.
 type CRIPod struct {
@@ -295,44 +259,6 @@ func (p *CRIPod) Exec(ctx context.Context, container string, args ...string) (st
 	}
 	return string(out.GetStdout()), nil
 }
-
-// Log is what one of the pod's containers, "" being its only one, has written to
-// standard output and standard error so far.
-func (p *CRIPod) Log(container string) (string, error) {
-	name, _, err := p.container(container)
-	if err != nil {
-		return "", err
-	}
-	b, err := os.ReadFile(filepath.Join(p.box.Root(), p.logDir(), logPath(name)))
-	if err != nil {
-		return "", fmt.Errorf("log of pod %s/%s: %w", p.Namespace, p.Name, err)
-	}
-	return parseLog(string(b)), nil
-}
-
-// parseLog is what was written, of a log in CRI's format: TIME STREAM TAG TEXT on
-// each line, where the tag P says that the line goes on.
-func parseLog(text string) string {
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		fields := strings.SplitN(line, " ", 4)
-		if len(fields) < 4 {
-			continue // being written
-		}
-		if fields[2] == "P" {
-			fields[3] = strings.TrimSuffix(fields[3], "\n")
-		}
-		out.WriteString(fields[3])
-	}
-	return out.String()
-}
-
-// logDir is where kubelet would have the pod's logs, without the first slash.
-func (p *CRIPod) logDir() string {
-	return "var/log/pods/" + p.Namespace + "_" + p.Name + "_" + p.UID
-}
-
-func logPath(container string) string { return container + "/0.log" }
 
 // container finds a container by its name, "" being the only one.
 func (p *CRIPod) container(name string) (found, id string, err error) {

@@ -44,7 +44,7 @@ func Install(ctx context.Context, log *slog.Logger, packages ...string) error {
 	return nil
 }
 
-// download unpacks a Debian package into the directory, and installs nothing.
+// download unpacks a Debian package into an empty directory, and installs nothing.
 func download(ctx context.Context, dir, name string) error {
 	get := func() error {
 		cmd := exec.CommandContext(ctx, "apt-get", "-q", "download", name)
@@ -61,8 +61,11 @@ func download(ctx context.Context, dir, name string) error {
 		}
 	}
 	files, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
-	if err != nil || len(files) != 1 {
-		return fmt.Errorf("download %s: files %v, %w", name, files, err)
+	if err != nil {
+		return err
+	}
+	if len(files) != 1 {
+		return fmt.Errorf("download %s: got %v", name, files)
 	}
 	return run(exec.CommandContext(ctx, "dpkg-deb", "--extract", files[0], dir))
 }

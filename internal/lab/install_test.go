@@ -68,6 +68,58 @@ esac
 	}
 }
 
+// TestDownload proves, with the same players, that a package is unpacked, and the
+// package lists are fetched only when it does not work without.
+func TestDownload(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		lists bool
+		want  []string
+		err   string
+	}{
+		{"known", true, []string{"download"}, ""},
+		{"known", false, []string{"download", "update", "download"}, ""},
+		{"unknown", true, []string{"download", "update", "download"}, "no such package"},
+		{"nothing", true, []string{"download"}, "got []"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, to := t.TempDir(), t.TempDir()
+			t.Setenv("PATH", dir+":/usr/bin:/bin")
+			t.Setenv("LAB_TEST", dir)
+			if test.lists {
+				write(t, filepath.Join(dir, "lists"), "")
+			}
+			write(t, filepath.Join(dir, "apt-get"), `#!/bin/sh
+while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
+echo "$1" >>"$LAB_TEST/calls"
+case "$1 $2" in
+"update ") : >"$LAB_TEST/lists" ;;
+"download known") [ -e "$LAB_TEST/lists" ] && : >known_1.0_all.deb ;;
+"download nothing") ;;
+*) echo no such package; exit 100 ;;
+esac
+`)
+			write(t, filepath.Join(dir, "dpkg-deb"), `#!/bin/sh
+[ "$1" = --extract ] && [ -e "$2" ] && echo unpacked >"$3/file"
+`)
+			err := download(t.Context(), to, test.name)
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("error %v, want %q", err, test.err)
+			}
+			if _, missing := os.Stat(filepath.Join(to, "file")); (missing == nil) != (test.err == "") {
+				t.Errorf("unpacked: %v", missing)
+			}
+			calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, strings.Fields(string(calls))); diff != "" {
+				t.Errorf("calls of apt-get (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o755); err != nil {

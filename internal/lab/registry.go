@@ -122,7 +122,7 @@ type hostName struct {
 // is not installed: on a machine that runs systemd that would start it.
 func (l *Lab) registryBinary() (string, error) {
 	const name = "docker-registry"
-	return cached(l.ctx, name, []string{boxSuite, runtime.GOARCH}, func(dir string) error {
+	return cached(l.ctx, name, []string{name, runtime.GOARCH}, func(dir string) error {
 		l.log.Info("downloading a package", "package", name)
 		if err := download(l.ctx, dir, name); err != nil {
 			return err

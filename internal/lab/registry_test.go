@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -67,7 +68,8 @@ func TestRegistry(t *testing.T) {
 		if err != nil {
 			return 0, err
 		}
-		return answer.StatusCode, answer.Body.Close()
+		_, err = io.Copy(io.Discard, answer.Body) // else the client itself closes the connection
+		return answer.StatusCode, errors.Join(err, answer.Body.Close())
 	}
 	const manifest = "/v2/team/app/manifests/1"
 	unknown := new(x509.UnknownAuthorityError)
