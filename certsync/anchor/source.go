@@ -38,10 +38,13 @@ func readSource(dir string, r rules, memory map[string][]string) source {
 	if err != nil {
 		return before.keep(dir, r, classify(err), err.Error())
 	}
+	if len(files) == 0 {
+		return before.keep(dir, r, Empty, "no files in it")
+	}
 	s := source{taken: make(map[string][]Anchor)}
 	certs := make(map[string]bool)
-	partly := make(map[string]bool)
-	crowded := false
+	var partly []string
+	tooMany := false
 	for _, f := range files {
 		path := filepath.Join(dir, f.name)
 		p := parsed{partly: true, refused: []Refusal{{path, f.reason, f.detail}}}
@@ -50,36 +53,28 @@ func readSource(dir string, r rules, memory map[string][]string) source {
 		}
 		s.refused = append(s.refused, p.refused...)
 		maps.Copy(certs, p.certs)
-		crowded = crowded || slices.ContainsFunc(p.refused, func(r Refusal) bool { return r.Reason == TooMany })
-		partly[f.name] = p.partly
+		tooMany = tooMany || len(certs) > maxCerts || slices.ContainsFunc(p.refused, func(r Refusal) bool { return r.Reason == TooMany })
 		if len(p.anchors) > 0 {
 			s.taken[f.name] = p.anchors
 		}
-	}
-	switch {
-	case len(files) == 0:
-		return before.keep(dir, r, Empty, "no files in it")
-	case !crowded && len(certs) <= maxCerts && len(s.taken) > 0:
-		for _, f := range files {
-			if partly[f.name] {
-				s.remember(filepath.Join(dir, f.name), f.name, before.taken[f.name], r)
-			}
-		}
-		// What stays must not let a source grow from one broken reading to the next.
-		if n := s.count(); n > maxCerts {
-			crowded = true
+		if p.partly {
+			partly = append(partly, f.name)
 		}
 	}
 	refused := s.refused
-	switch {
-	case crowded || len(certs) > maxCerts:
-		s = before.keep(dir, r, TooMany, fmt.Sprintf("more than %d certificates, with those that it gave before: a public bundle?", maxCerts))
-	case len(s.taken) == 0:
+	if len(s.taken) == 0 && !tooMany {
 		s = before.keep(dir, r, NoAnchor, fmt.Sprintf("nothing in %d files can be taken", len(files)))
-	default:
+		s.refused = append(refused, s.refused...)
 		return s
 	}
-	s.refused = append(refused, s.refused...)
+	for _, name := range partly {
+		s.remember(filepath.Join(dir, name), name, before.taken[name], r)
+	}
+	// With what stays, a source would grow from one broken reading to the next.
+	if tooMany || s.count() > maxCerts {
+		s = before.keep(dir, r, TooMany, fmt.Sprintf("more than %d certificates, with those that it gave before: a public bundle?", maxCerts))
+		s.refused = append(refused, s.refused...)
+	}
 	return s
 }
 
