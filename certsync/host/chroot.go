@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockDir is where tools that run without systemd have their lock files. It is
-// root's everywhere; /run/lock is not (OpenRC lets a group write to it).
+// lockDir is where tools that run without systemd have their lock files. Unlike
+// /run/lock it is root's alone everywhere.
 const lockDir = "/run/"
 
 // chroot runs a program in the node's root. It holds a lock that the kernel

@@ -18,9 +18,9 @@ const lockPoll = 50 * time.Millisecond
 
 // Lock takes the lock file name (flock), waiting as long as ctx lasts. It makes
 // the file (mode 0600) and its directories where they are missing. The kernel
-// releases it when the process dies. The file's own directory may be a sticky one
-// that all can write to (/run/lock); a link or a file of somebody else there is
-// ErrUnsafe.
+// releases it when the process dies. The file's own directory may be one that others
+// can write to, as they can to /run/lock; a link or a file of somebody else there
+// is ErrUnsafe.
 func (h *Host) Lock(ctx context.Context, name string) (unlock func() error, err error) {
 	f, err := h.lock(ctx, name)
 	if err != nil {

@@ -168,6 +168,7 @@ func TestLockTraps(t *testing.T) {
 	}{
 		{plant: []string{"1777 run/lock/"}},
 		{plant: []string{"1777 run/lock/", "0600 run/lock/x"}},
+		{plant: []string{"0775 run/lock/"}},
 		{plant: []string{"0777 run/lock/"}, err: "/run/lock"},
 		{plant: []string{"1777 run/", "run/lock/"}, err: "/run"},
 		{plant: []string{"1777 run/lock/", "run/lock/x -> y", "run/lock/y"}, err: "/run/lock/x is a link"},

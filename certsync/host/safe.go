@@ -57,7 +57,8 @@ type parent struct {
 
 // openParent opens the directory of name for a change in it. All directories
 // on the way, those that links lead through too, are safe, so that nobody can
-// swap them meanwhile. If shared, the last may be a sticky one that all can write to.
+// swap them meanwhile. If shared, the last may be one that a group can write to
+// (OpenRC's /run/lock), or all if it is sticky (Debian's).
 func (h *Host) openParent(name string, shared bool, missing func(dir string) error) (parent, string, error) {
 	name = path.Clean("/" + name)
 	if name == "/" {
@@ -75,7 +76,7 @@ func (h *Host) openParent(name string, shared bool, missing func(dir string) err
 	fi, err := root.Stat(".")
 	switch {
 	case err != nil:
-	case shared && fi.Mode()&fs.ModeSticky != 0:
+	case shared && (fi.Mode()&fs.ModeSticky != 0 || fi.Mode()&0o002 == 0):
 		err = owned(p.path, fi)
 	default:
 		err = ownedSafely(p.path, fi)
