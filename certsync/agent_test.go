@@ -41,9 +41,12 @@ func TestMain(m *testing.M) {
 
 // spec is what an agent in a child does.
 type spec struct {
-	Op     string // once, run, uninstall, examine
-	KillAt int    // it kills itself at this step, counted from 1; 0: never
-	Config struct {
+	Op string // once, run, uninstall, examine
+	// It kills itself at this step, counted from 1 (0: never), and from the
+	// first step KillFrom on, if there is one.
+	KillAt   int
+	KillFrom string
+	Config   struct {
 		HostRoot          string
 		Sources, Allow    []string
 		Overlap, Interval time.Duration
@@ -125,6 +128,12 @@ func agentMain(text string) error {
 	steps := 0
 	s.OnStep(func(name string) {
 		taken = append(taken, step{name, time.Now()})
+		if sp.KillFrom != "" {
+			if name == sp.KillFrom {
+				sp.KillFrom = ""
+			}
+			return
+		}
 		if steps++; steps == sp.KillAt {
 			_ = out.Encode(report{Step: name})
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)

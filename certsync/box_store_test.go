@@ -18,7 +18,7 @@ import (
 // is lost.
 func TestBoxStory(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, lab.BoxConfig{LiveRestore: true})
+	n := newNode(t, lab.BoxConfig{LiveRestore: true, Setup: "true"}) // with all roots
 	alive := n.sleeper()
 	n.refused(n.docker)
 	n.refused(n.cri)

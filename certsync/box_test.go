@@ -30,9 +30,17 @@ type node struct {
 	swaps    int
 }
 
-// newNode boots a node. dockerd runs, and has made no TLS check yet.
+// fewRoots leaves five of the distribution's own roots, so that its tool, which is
+// the real one, takes a tenth of the time.
+const fewRoots = `sed -i '/^#/d' /etc/ca-certificates.conf && sed -i '6,$d' /etc/ca-certificates.conf && update-ca-certificates --fresh`
+
+// newNode boots a node. dockerd runs, and has made no TLS check yet. It has few
+// roots unless cfg has a Setup.
 func newNode(t *testing.T, cfg lab.BoxConfig) *node {
 	t.Helper()
+	if cfg.Setup == "" {
+		cfg.Setup = fewRoots
+	}
 	n := &node{t: t, lab: lab.ForTest(t), ca: newCA(t, "private root"), source: filepath.Join(t.TempDir(), "ca")}
 	if err := os.Mkdir(n.source, 0o755); err != nil {
 		t.Fatal(err)
@@ -209,10 +217,10 @@ func (n *node) renewed(name string, before unit) unit {
 	return now
 }
 
-// starts counts how often systemd started a unit.
+// starts counts how often systemd has started a unit.
 func (n *node) starts(name string) int {
 	n.t.Helper()
-	return strings.Count(n.run("journalctl", "--no-pager", "--output=cat", "_PID=1", "UNIT="+name, "JOB_TYPE=start", "+", "_PID=1", "UNIT="+name, "JOB_TYPE=restart"), "Started ")
+	return strings.Count(n.run("journalctl", "--no-pager", "--output=cat", "--unit="+name), "Started "+name)
 }
 
 const unknownAuthority = "x509: certificate signed by unknown authority"
