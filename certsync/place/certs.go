@@ -326,6 +326,9 @@ func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 			if e.Type() == fs.ModeSymlink {
 				f = file{path: name, irregular: true} // it is replaced, whatever it leads to
 			}
+			if err := f.stat(h); err != nil {
+				return d, err
+			}
 			d.own = &f
 		case e.Name() == hostsFile:
 			d.toml = readHostsTOML(h, dir)

@@ -73,7 +73,7 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 			lacks++
 			d.drift = d.drift || had[fp]
 		}
-		if st.hashed && !st.linked[fp] {
+		if _, mine := st.own[fp]; mine && st.hashed && !st.linked[fp] {
 			unlinked++
 			d.drift = d.drift || had[fp]
 		}

@@ -68,8 +68,8 @@ type state struct {
 	// unfinished: a run was killed, and its half of a bundle is still there.
 	unfinished bool
 
-	// hashed: the tool makes hash links. linked are the certificates that have
-	// one, by fingerprint.
+	// hashed: the tool makes hash links. linked are those of the anchors in own
+	// that have one, by fingerprint.
 	hashed bool
 	linked map[string]bool
 	// dangling are links to files of ours that are gone; danglingHashes are
@@ -87,6 +87,9 @@ func (s *Store) look() (state, error) {
 	for _, e := range tree.files {
 		f := readAnchors(s.h, e, s.layout.der)
 		if m := ownFile.FindStringSubmatch(path.Base(e.path)); m != nil && path.Dir(e.path) == s.layout.anchors {
+			if err := f.stat(s.h); err != nil {
+				return st, err
+			}
 			st.own[m[1]] = f
 			continue
 		}
@@ -157,11 +160,14 @@ func (s *Store) lookAtLinks(st *state) error {
 	anchors := map[inode]string{}
 	for _, f := range slices.Concat(slices.Collect(maps.Values(st.own)), st.foreign) {
 		for fp := range f.certs {
+			if _, ours := st.own[fp]; !ours || !f.only(fp) {
+				continue // links to theirs are theirs to care for
+			}
 			fi, err := s.h.Stat(f.path)
 			if err := ignoreMissing(err); err != nil {
 				return err
 			}
-			if err == nil && f.only(fp) {
+			if err == nil {
 				anchors[id(fi)] = fp
 			}
 		}
@@ -199,13 +205,12 @@ func (s *Store) shared() ([]file, error) {
 	}
 	var files []file
 	for _, name := range confFiles(content) {
-		name = path.Join(s.layout.shared, name)
-		fi, err := s.h.Stat(name)
-		if err != nil || !fi.Mode().IsRegular() {
+		f := file{path: path.Join(s.layout.shared, name)}
+		content, err := s.h.ReadFile(f.path, maxFile)
+		if err != nil {
 			continue // the tool warns, and goes on
 		}
-		f := readAnchors(s.h, entry{path: name, mode: fi.Mode()}, false)
-		f.content = nil
+		f.found = scan(content, false)
 		files = append(files, f)
 	}
 	return files, nil
@@ -286,14 +291,21 @@ func readAnchors(h *host.Host, e entry, der bool) file {
 	if f.content, f.err = h.ReadFile(e.path, maxFile); f.err != nil {
 		return f
 	}
-	fi, err := h.Stat(e.path)
-	if err != nil {
-		f.err = err
-		return f
-	}
-	f.mode, f.unsafe = fi.Mode(), unsafeBy(fi)
 	f.found = scan(f.content, der)
 	return f
+}
+
+// stat finds out who can change a file of ours.
+func (f *file) stat(h *host.Host) error {
+	if f.irregular {
+		return nil
+	}
+	fi, err := h.Stat(f.path)
+	if err != nil {
+		return ignoreMissing(err) // it has just been removed
+	}
+	f.mode, f.unsafe = fi.Mode(), unsafeBy(fi)
+	return nil
 }
 
 // bundlePath is the bundle's path: the first that is there.

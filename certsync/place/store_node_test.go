@@ -1,7 +1,7 @@
 package place
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -28,8 +28,16 @@ const (
 // node is a booted Debian with its real tools.
 type node struct {
 	*lab.Box
-	t     *testing.T
 	store *Store
+}
+
+func (n *node) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := n.Run(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // open opens the node as another agent would.
@@ -148,10 +156,7 @@ func (n *node) checkLinks(t *testing.T, anchors []anchor.Anchor) {
 func (n *node) verify(t *testing.T, a anchor.Anchor) error {
 	t.Helper()
 	put(t, n.Root(), map[string]string{"tmp/verify.pem": string(a.PEM())})
-	hash, err := n.Run(t.Context(), "openssl", "x509", "-noout", "-subject_hash", "-in", "/tmp/verify.pem")
-	if err != nil {
-		t.Fatal(err)
-	}
+	hash := n.run(t, "openssl", "x509", "-noout", "-subject_hash", "-in", "/tmp/verify.pem")
 	for i := 0; ; i++ {
 		content, err := n.Run(t.Context(), "cat", fmt.Sprintf("/etc/ssl/certs/%s.%d", strings.TrimSpace(hash), i))
 		if err != nil || content == string(a.PEM()) {
@@ -176,20 +181,24 @@ func TestStoreOnNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{Box: b, t: t}
+	n := &node{Box: b}
 	n.store = n.open(t)
-	a, c := newAnchor(t, "first"), newAnchor(t, "second")
-
-	t.Run("install", func(t *testing.T) { testInstall(t, n, a, c) })
+	t.Run("install", func(t *testing.T) { testInstall(t, n) })
+	// With fewer certificates each run of the tool is shorter.
+	n.run(t, "sh", "-c", `sed -i '50,$s/^[a-z]/!&/' /etc/ca-certificates.conf && update-ca-certificates --fresh`)
 	t.Run("rotate", func(t *testing.T) { testRotate(t, n) })
 	t.Run("drift", func(t *testing.T) { testDrift(t, n) })
 	t.Run("foreign", func(t *testing.T) { testForeign(t, n) })
 	t.Run("stale", func(t *testing.T) { testStale(t, n) })
 	t.Run("two agents", func(t *testing.T) { testTwoAgents(t, n) })
 	t.Run("another run", func(t *testing.T) { testAnotherRun(t, n) })
+	t.Run("containers", func(t *testing.T) { testContainers(t, n) })
+	t.Run("read-only", func(t *testing.T) { testReadOnly(t, n) })
+	t.Run("RHEL", func(t *testing.T) { testRHEL(t, n) })
 }
 
-func testInstall(t *testing.T, n *node, a, b anchor.Anchor) {
+func testInstall(t *testing.T, n *node) {
+	a, b := newAnchor(t, "first"), newAnchor(t, "second")
 	if n.store.Layout() != "Debian" {
 		t.Fatalf("the layout is %s", n.store.Layout())
 	}
@@ -257,27 +266,21 @@ func testDrift(t *testing.T, n *node) {
 	anchors := sorted(a, b)
 	n.sync(t, n.store, anchors...)
 	own := filepath.Join(localDir, "nodestead-"+a.Fingerprint+".crt")
-	run := func(t *testing.T, args ...string) {
-		t.Helper()
-		if _, err := n.Run(t.Context(), args...); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, tt := range []struct {
 		name string
 		harm func(t *testing.T)
 	}{
 		{"file removed", func(t *testing.T) { n.remove(t, own) }},
-		{"file removed, and the tool was run", func(t *testing.T) { n.remove(t, own); run(t, debTool) }},
+		{"file removed, and the tool was run", func(t *testing.T) { n.remove(t, own); n.run(t, debTool) }},
 		{"other content", func(t *testing.T) { put(t, n.Root(), map[string]string{own: "junk\n"}) }},
-		{"other mode", func(t *testing.T) { run(t, "chmod", "600", "/"+own) }},
+		{"other mode", func(t *testing.T) { n.run(t, "chmod", "600", "/"+own) }},
 		{"a link in its place", func(t *testing.T) {
 			n.remove(t, own)
 			put(t, n.Root(), map[string]string{own: "->/etc/passwd"})
 		}},
-		{"bundle cut", func(t *testing.T) { run(t, "truncate", "-s", "1000", debianBundle) }},
+		{"bundle cut", func(t *testing.T) { n.run(t, "truncate", "-s", "1000", debianBundle) }},
 		{"bundle removed", func(t *testing.T) { n.remove(t, debianBundle) }},
-		{"links removed", func(t *testing.T) { run(t, "sh", "-c", "find /etc/ssl/certs -type l -lname 'nodestead-*' -delete") }},
+		{"links removed", func(t *testing.T) { n.run(t, "sh", "-c", "find /etc/ssl/certs -type l -lname 'nodestead-*' -delete") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.harm(t)
@@ -295,9 +298,7 @@ func testForeign(t *testing.T, n *node) {
 	a, other := newAnchor(t, "theirs"), newAnchor(t, "other")
 	name := filepath.Join(localDir, "theirs", "ca.crt")
 	put(t, n.Root(), map[string]string{name: string(a.PEM())})
-	if _, err := n.Run(t.Context(), debTool); err != nil {
-		t.Fatal(err)
-	}
+	n.run(t, debTool)
 	foreign := readTree(t, filepath.Join(n.Root(), localDir))
 	if p := n.plan(t, n.store, sorted(a)); !p.Empty() {
 		t.Errorf("although it is there, this is planned: %+v", p)
@@ -369,40 +370,185 @@ func testTwoAgents(t *testing.T, n *node) {
 	n.sync(t, n.store)
 }
 
-// testAnotherRun has somebody else run the tool while the store is brought up to
-// date, at different times.
+// testAnotherRun has somebody else run the tool, or dpkg's trigger, while the store
+// is brought up to date: from before it on, or when it has come to some point.
 func testAnotherRun(t *testing.T, n *node) {
+	bundle, half := filepath.Join(n.Root(), debianBundle), filepath.Join(n.Root(), debianBundle+".new")
+	size := func(name string) int64 {
+		fi, err := os.Stat(name)
+		if err != nil {
+			return -1
+		}
+		return fi.Size()
+	}
+	full := size(bundle)
 	for round := range 10 {
-		anchors := sorted(newAnchor(t, fmt.Sprint("another run ", round)))
-		args := []string{debTool}
-		if round%2 == 1 {
-			args = append(args, "--fresh")
+		an := newAnchor(t, fmt.Sprint("another run ", round))
+		anchors := []anchor.Anchor{an}
+		point := []func() bool{
+			func() bool { return true },
+			func() bool { return size(filepath.Join(n.Root(), localDir, "nodestead-"+an.Fingerprint+".crt")) > 0 },
+			func() bool { return size(half) >= 0 },
+			func() bool { return size(half) > full/2 },
+			func() bool { return size(half) > full*9/10 },
+		}[round%5]
+		other := []string{debTool, "--fresh"}
+		if round >= 5 {
+			other = []string{"sh", "-c", "dpkg-trigger --no-await update-ca-certificates && dpkg --triggers-only ca-certificates"}
 		}
 		p := n.plan(t, n.store, anchors)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		done := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			// It may fail: we are not alone in spoiling it.
-			_, err := n.Run(ctx, append([]string{"sh", "-c", `sleep "$0"; exec "$@"`, fmt.Sprintf("%.1f", float64(round)/10)}, args...)...)
-			if err != nil {
-				t.Logf("round %d: the other's run: %v", round, err)
+			err := lab.Until(t.Context(), time.Minute, func() error {
+				select {
+				case <-done: // too late
+					return nil
+				default:
+				}
+				if point() {
+					return nil
+				}
+				return errors.New("not there yet")
+			})
+			if err == nil {
+				_, err = n.Run(t.Context(), other...)
+			}
+			if err != nil { // it is spoiled by us as well as we by it
+				t.Logf("round %d: %v", round, err)
 			}
 		})
-		if err := n.store.Apply(ctx, p, anchors); err != nil {
+		err := n.store.Apply(t.Context(), p, anchors)
+		close(done)
+		wg.Wait()
+		if err != nil {
 			t.Errorf("round %d: %v", round, err)
 		}
-		wg.Wait()
-		// The other may have begun when we had ended.
-		for range 2 {
-			if p := n.plan(t, n.store, anchors); !p.Empty() {
-				t.Logf("round %d: damage is noticed: %s", round, p.Why)
-				if err := n.store.Apply(ctx, p, anchors); err != nil {
-					t.Errorf("round %d: %v", round, err)
-				}
+		// The other may have begun after the last look. Then the next plan sees it.
+		if p := n.plan(t, n.store, anchors); !p.Empty() {
+			t.Logf("round %d: the next plan has to mend: %s", round, p.Why)
+			if err := n.store.Apply(t.Context(), p, anchors); err != nil {
+				t.Errorf("round %d: %v", round, err)
 			}
 		}
-		cancel()
 		n.check(t, anchors...)
 	}
 	n.sync(t, n.store)
+}
+
+// testContainers proves that runs of the tool in containers, which have a root of
+// their own, are nobody's concern, and those on the node are.
+func testContainers(t *testing.T, n *node) {
+	n.run(t, "sh", "-ec", `mkdir -p /run/container && mount -t tmpfs tmpfs /run/container && cd /run/container
+		mkdir usr tmp && mount --bind /usr usr && ln -s usr/bin usr/lib usr/lib64 .
+		printf '#!/bin/sh\necho $$ >/tmp/pid\nread line </tmp/fifo\n' >tmp/update-ca-certificates
+		chmod +x tmp/update-ca-certificates && mkfifo tmp/fifo && cp -a tmp/. /tmp/`)
+	for root, want := range map[string]int{"/run/container": 0, "/": 1} {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := n.Run(t.Context(), "chroot", root, "/tmp/update-ca-certificates"); err != nil && t.Context().Err() == nil {
+				t.Logf("%s: %v", root, err) // read has found no line
+			}
+		})
+		err := lab.Until(t.Context(), 10*time.Second, func() error {
+			_, err := os.Stat(filepath.Join(n.Root(), root, "tmp/pid"))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids, err := runs(n.store.h)
+		if err != nil || len(pids) != want {
+			t.Errorf("%s: runs are %v, %v", root, pids, err)
+		}
+		n.run(t, "sh", "-c", "true >"+filepath.Join(root, "tmp/fifo"))
+		wg.Wait()
+	}
+	n.run(t, "sh", "-ec", "rm /tmp/pid /tmp/fifo /tmp/update-ca-certificates; umount -R /run/container")
+}
+
+// testReadOnly proves that a read-only file system is told from a failure, before
+// anything is tried.
+func testReadOnly(t *testing.T, n *node) {
+	a := newAnchor(t, "a")
+	for _, dir := range []string{"/" + localDir, "/etc/ssl/certs"} {
+		n.run(t, "sh", "-ec", `mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"`, dir)
+		s := n.open(t)
+		p, err := s.Plan([]anchor.Anchor{a})
+		if err == nil || !p.Empty() || !slices.Contains(reasons(p), "read_only") {
+			t.Errorf("%s: plan: %+v, %v", dir, p, err)
+		}
+		if err := s.Apply(t.Context(), p, []anchor.Anchor{a}); err == nil {
+			t.Errorf("%s: it is applied", dir)
+		}
+		n.run(t, "umount", dir)
+	}
+	if p := n.plan(t, n.store, nil); !p.Empty() {
+		t.Errorf("something was left: %+v", p)
+	}
+}
+
+// testRHEL makes the node look like one of Red Hat's. It is an emulation: the
+// directories are theirs and p11-kit is the real one, but update-ca-trust is a
+// script of ours which calls it as theirs does.
+func testRHEL(t *testing.T, n *node) {
+	const bundle = "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"
+	n.run(t, "sh", "-ec", `mkdir -p /etc/pki/ca-trust/source/anchors /etc/pki/ca-trust/extracted/pem /etc/pki/tls/certs /etc/pkcs11/modules /usr/share/pki/ca-trust-source/anchors
+		ln -s /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem /etc/pki/tls/certs/ca-bundle.crt
+		sed "s|^x-init-reserved:.*|x-init-reserved: paths='/etc/pki/ca-trust/source:/usr/share/pki/ca-trust-source'|" /usr/share/p11-kit/modules/p11-kit-trust.module >/etc/pkcs11/modules/p11-kit-trust.module
+		cp /etc/ssl/certs/ca-certificates.crt /usr/share/pki/ca-trust-source/anchors/dist.pem
+		rm /etc/os-release`)
+	put(t, n.Root(), map[string]string{
+		"etc/os-release": "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n",
+		"usr/bin/update-ca-trust": `#!/bin/sh
+set -eu
+[ "$*" = extract ]
+exec trust extract --overwrite --format=pem-bundle --filter=ca-anchors --purpose=server-auth --comment /` + bundle + "\n",
+	})
+	n.run(t, "chmod", "755", "/usr/bin/update-ca-trust")
+	n.run(t, "update-ca-trust", "extract")
+	read := func() map[string]int {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(n.Root(), bundle))
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, _ := anchor.Fingerprints(content)
+		return certs
+	}
+	before := read()
+	if len(before) < 10 {
+		t.Fatalf("the emulation's bundle has %d certificates", len(before))
+	}
+	s := n.open(t)
+	a, b := newAnchor(t, "a"), newAnchor(t, "b")
+	theirs := newAnchor(t, "theirs")
+	put(t, n.Root(), map[string]string{"etc/pki/ca-trust/source/anchors/theirs.der": string(theirs.Cert.Raw)})
+	n.run(t, "update-ca-trust", "extract")
+	for _, anchors := range [][]anchor.Anchor{sorted(a, theirs), sorted(a, b, theirs), {b}, nil} {
+		p := n.plan(t, s, anchors)
+		if want := []string{"/usr/bin/update-ca-trust", "extract"}; !slices.Equal(p.Tool, want) {
+			t.Errorf("the tool is %v", p.Tool)
+		}
+		if err := s.Apply(t.Context(), p, anchors); err != nil {
+			t.Fatal(err)
+		}
+		want := maps.Clone(before)
+		want[theirs.Fingerprint] = 1
+		for _, an := range anchors {
+			want[an.Fingerprint] = 1
+		}
+		if diff := cmp.Diff(want, read()); diff != "" {
+			t.Errorf("the bundle (-want +got):\n%s", diff)
+		}
+		for _, s := range []*Store{s, n.open(t)} {
+			if p := n.plan(t, s, anchors); !p.Empty() {
+				t.Errorf("there is still something to do: %+v", p)
+			}
+		}
+	}
+	n.run(t, "sh", "-c", ": >/"+bundle)
+	if p := n.plan(t, s, nil); !p.Empty() {
+		t.Errorf("with nothing of ours there, this is planned: %+v", p)
+	}
 }
