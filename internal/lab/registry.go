@@ -224,7 +224,7 @@ func (r *Registry) Up() error {
 				r.connections.Add(1)
 			}
 		},
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/2 keeps connections
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2
 	}
 	server.SetKeepAlivesEnabled(false)
 	r.wg.Go(func() { _ = server.ServeTLS(listener, "", "") }) // until Down closes it

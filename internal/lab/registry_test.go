@@ -68,6 +68,9 @@ func TestRegistry(t *testing.T) {
 		if err != nil {
 			return 0, err
 		}
+		if answer.ProtoMajor != 1 {
+			t.Errorf("it speaks %s, whose connections have many requests", answer.Proto)
+		}
 		_, err = io.Copy(io.Discard, answer.Body) // else the client itself closes the connection
 		return answer.StatusCode, errors.Join(err, answer.Body.Close())
 	}
