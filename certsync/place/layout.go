@@ -176,8 +176,8 @@ func (r osRelease) String() string {
 	return "a host without an os-release"
 }
 
-// UnsupportedError: the host's trust store is not known, or nobody may write it.
-// It keeps the store from being used, and nothing else.
+// UnsupportedError says that the host's trust store is not known, or that nobody may
+// write it. It keeps the store from being used, and nothing else.
 type UnsupportedError struct {
 	Host   string // what the host says that it is
 	Why    string

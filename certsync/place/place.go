@@ -6,7 +6,7 @@ package place
 
 import (
 	"context"
-	"fmt"
+	"errors"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
 )
@@ -57,14 +57,10 @@ type Change struct {
 	Fingerprints []string
 }
 
-// blocked is an error if a problem keeps anchors out of a place. Others are only
-// about what somebody else has put there.
+// blocked is Blocked as an error.
 func (p Plan) blocked() error {
-	for _, problem := range p.Problems {
-		switch problem.Reason {
-		case "read_only", "unsafe_directory", "unsafe_file", "anchors_elsewhere", "tool_did_not_help", "would_be_hidden", "foreign_hosts_toml":
-			return fmt.Errorf("%s: %s: %s", problem.Path, problem.Reason, problem.Detail)
-		}
+	if why := p.Blocked(); why != "" {
+		return errors.New(why)
 	}
 	return nil
 }
