@@ -149,6 +149,8 @@ func TestPartly(t *testing.T) {
 		{"a torn one between them", certPEM(a) + certPEM(leaf)[:200] + "\n" + certPEM(b), []Reason{Truncated}},
 		{"a torn one behind them", certPEM(a) + certPEM(b) + certPEM(leaf)[:200], []Reason{Truncated}},
 		{"the end of one before them", certPEM(leaf)[200:] + certPEM(a) + certPEM(b), []Reason{Truncated}},
+		{"one with four dashes behind them", certPEM(a) + certPEM(b) + strings.ReplaceAll(certPEM(leaf), "-----", "----"), []Reason{BadPEM}},
+		{"one with four dashes before them", strings.ReplaceAll(certPEM(leaf), "-----", "----") + certPEM(a) + certPEM(b), []Reason{BadPEM}},
 		{"one with four dashes", certPEM(a) + strings.ReplaceAll(certPEM(leaf), "-----", "----") + certPEM(b), []Reason{BadPEM}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

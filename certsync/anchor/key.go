@@ -43,6 +43,9 @@ func decodePrefix(run []byte) []byte {
 // keyWords looks for the armour of a private key, whole or torn, and for what
 // openssl pkey -text and PuTTY write. The words alone, in a comment, are none.
 func keyWords(text []byte) bool {
+	if !containsFold(text, "private") && !containsFold(text, "putty") {
+		return false // as nearly always: a bundle is read each minute
+	}
 	for line := range bytes.FieldsFuncSeq(text, func(r rune) bool { return r == '\r' || r == '\n' }) {
 		if keyLine(bytes.Join(bytes.Fields(bytes.ToUpper(line)), []byte(" "))) {
 			return true

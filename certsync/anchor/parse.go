@@ -161,6 +161,16 @@ func kindOfFile(content []byte) (reason Reason, detail string) {
 	return NoCert, "neither PEM nor DER"
 }
 
+// containsFold tells whether a word of lower-case ASCII is in b in any case.
+func containsFold(b []byte, word string) bool {
+	for i := range b {
+		if b[i]|0x20 == word[0] && hasPrefixFold(b[i:], word) {
+			return true
+		}
+	}
+	return false
+}
+
 func hasPrefixFold(b []byte, prefix string) bool {
 	return len(b) >= len(prefix) && bytes.EqualFold(b[:len(prefix)], []byte(prefix))
 }
