@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/internal/lab"
 )
 
 // newAnchor makes a CA.
@@ -144,3 +145,6 @@ func TestInstalledAt(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// stored is a CA of the lab as an anchor.
+func stored(ca *lab.CA) []anchor.Anchor { return anchor.Stored(ca.PEM(), "") }

@@ -305,6 +305,11 @@ func (f file) fingerprints() []string {
 // readCertsDir reads it. A directory that is not there is empty.
 func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 	d := certsDir{path: dir}
+	if fi, err := h.Lstat(dir); err == nil && fi.Mode().Type() == fs.ModeSymlink {
+		// What it leads to is somebody else's.
+		d.there, d.unsafe = true, "it is a link"
+		return d, nil
+	}
 	fi, err := h.Stat(dir)
 	if err != nil {
 		return d, ignoreMissing(err)
