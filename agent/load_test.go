@@ -2,7 +2,9 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -108,6 +110,7 @@ func TestMissingFile(t *testing.T) {
 func FuzzFile(f *testing.F) {
 	for _, seed := range []string{
 		"", "log: {level: warn}\n", "names:\n  ports: [53, 5353]\n", "a: &a [*a]\n", "names: &n {ports: *n}\n",
+		"trust:\n  sources: [/ca]\n  overlap: 0\n  registries: ['[fd00::1]:5000', a.b]\n  runtimes: {docker: {restart: never, disruptive: true}}\n",
 		"---\n---\n", "<<: {log: 1}\n", "? [a]\n: b\n", "log: !!map {}\n", "\"\\0\": ~\n", "names: {ports: [&p 1, *p]}\n",
 	} {
 		f.Add([]byte(seed))
@@ -124,13 +127,19 @@ func FuzzFile(f *testing.F) {
 			}
 			return
 		}
-		// What was taken is good: it can be given as flags, and stays the same.
-		again, err := Load("", nil, map[string]string{
-			"log.level":   cfg.Log.Level.String(),
-			"log.format":  string(cfg.Log.Format),
-			"http.watch":  string(cfg.HTTP.Watch),
-			"names.ports": cfg.Names.Ports.String(),
-		})
+		// What was taken is good: it can be given as flags, and stays the same; but
+		// for what a flag cannot say, because it splits lists at commas.
+		flags := make(map[string]string)
+		for _, key := range l.keys {
+			value := reflect.ValueOf(cfg).FieldByIndex(key.index)
+			flags[key.Path] = fmt.Sprint(value)
+			for i := 0; key.list && i < value.Len(); i++ {
+				if text := fmt.Sprint(value.Index(i)); strings.TrimSpace(text) != text || strings.Contains(text, ",") {
+					return
+				}
+			}
+		}
+		again, err := Load("", nil, flags)
 		if err != nil {
 			t.Fatalf("%+v came from the file, and is refused as flags: %v", cfg, err)
 		}

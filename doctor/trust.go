@@ -149,6 +149,9 @@ func judgeTargets(check, kind string, e certsync.Examination, is func(name strin
 			good = append(good, t.Name+" is in sync")
 		}
 		for _, p := range t.Problems {
+			if strings.Contains(t.Err, p.Reason) {
+				continue // it is why the target is not in sync
+			}
 			add(fmt.Sprintf("%s: %s: %s: %s", t.Name, p.Path, p.Reason, p.Detail), "mend it by hand: nodestead leaves alone what is not its own (docs/trust.md has each reason)")
 		}
 	}

@@ -104,6 +104,10 @@ func TestTrustVerdicts(t *testing.T) {
 		{name: "a foreign file in certs.d", inject: func(e *certsync.Examination) {
 			e.Targets[1].Problems = []place.Problem{{Path: "/etc/docker/certs.d/registry.example.de:5000/hosts.toml", Reason: "foreign_hosts_toml", Detail: "it is not ours"}}
 		}, want: []string{"ca_certs_d finding"}, says: []string{"hosts.toml: foreign_hosts_toml: it is not ours"}, remedy: []string{"by hand"}},
+		{name: "a foreign file that keeps the anchors out", inject: func(e *certsync.Examination) {
+			p := place.Problem{Path: "/etc/docker/certs.d/r/hosts.toml", Reason: "foreign_hosts_toml", Detail: "it is not ours"}
+			e.Targets[1] = certsync.TargetStatus{Name: "docker/" + private, Err: p.Path + ": " + p.Reason + ": " + p.Detail, Problems: []place.Problem{p}}
+		}, want: []string{"ca_certs_d finding"}, says: []string{"docker/registry.example.de:5000: /etc/docker/certs.d/r/hosts.toml: foreign_hosts_toml: it is not ours\n"}},
 		{name: "all switched off", inject: func(e *certsync.Examination) { e.Targets = nil }, says: []string{"the trust store is not used", "certs.d is not used"}},
 		{name: "a daemon that does not trust, and is not restarted", inject: func(e *certsync.Examination) {
 			docker(e).Facts.LiveRestore = false
