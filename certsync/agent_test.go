@@ -64,6 +64,7 @@ type report struct {
 	Runtimes map[daemon.Name]RuntimeStatus
 	Changes  map[string]int // TARGET RESULT
 	Waiting  []string
+	Preview  string
 	Err      string
 	Step     string // the step at which it is about to be killed
 	Steps    []step // of an agent that was not killed, so far
@@ -147,6 +148,12 @@ func agentMain(text string) error {
 		emit(s.Once(ctx))
 	case "uninstall":
 		emit(s.Uninstall(ctx))
+	case "plan":
+		var p Preview
+		var text strings.Builder
+		if p, err = s.Plan(ctx); err == nil {
+			err = errors.Join(p.Print(&text), out.Encode(report{Preview: text.String()}))
+		}
 	default:
 		err = fmt.Errorf("unknown op %q", sp.Op)
 	}

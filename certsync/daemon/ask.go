@@ -14,7 +14,7 @@ import (
 
 const (
 	askTime  = 10 * time.Second // for an answer about a registry
-	lookTime = 5 * time.Second  // for what a daemon knows without asking anybody
+	lookTime = 10 * time.Second // for what a daemon knows without asking anybody
 	maxText  = 300              // runes of an answer that are kept
 )
 

@@ -196,6 +196,7 @@ const proxyDropIn = "[Service]\nEnvironment=HTTPS_PROXY=http://" + serverAddr + 
 
 // What the real daemons say, in all the cases, and what it is taken for.
 func TestBoxAsk(t *testing.T) {
+	t.Parallel()
 	old := newCA(t, "leaf", lab.Leaf(serverAddr), lab.Expired)
 	n := bootNode(t, map[string]string{
 		"etc/systemd/system/docker.service.d/proxy.conf":     proxyDropIn,

@@ -92,6 +92,7 @@ func (n *node) pid(t *testing.T, name string) string {
 // What the real daemons tell of themselves; and that to look makes them load no
 // roots: they are asked after the CA came, and trust it.
 func TestBoxLook(t *testing.T) {
+	t.Parallel()
 	n := bootNode(t, map[string]string{
 		"etc/systemd/system/docker.service.d/requires.conf": "[Unit]\nRequires=containerd.service\nAfter=containerd.service\n",
 	})
@@ -167,6 +168,7 @@ func TestBoxLook(t *testing.T) {
 
 // Which of Go's variables keep the store from a daemon: one alone does not.
 func TestBoxOtherStore(t *testing.T) {
+	t.Parallel()
 	n := bootNode(t, nil)
 	registry := at(n.registry(t, n.trusted, answers(404, "", "")))
 	if err := n.StartDocker(t.Context()); err != nil {
@@ -202,6 +204,7 @@ func TestBoxOtherStore(t *testing.T) {
 // Restarts of the real daemons, with live-restore: the container lives on, and
 // docker is never left dead.
 func TestBoxRenew(t *testing.T) {
+	t.Parallel()
 	n := bootNode(t, map[string]string{"etc/docker/daemon.json": liveRestore})
 	n.startDocker(t)
 	pid := n.container(t, "one")
@@ -264,6 +267,7 @@ func TestBoxRenew(t *testing.T) {
 
 // docker's unit requires containerd's, so that it is restarted with it.
 func TestBoxRenewBoth(t *testing.T) {
+	t.Parallel()
 	n := bootNode(t, map[string]string{
 		"etc/docker/daemon.json":                            liveRestore,
 		"etc/systemd/system/docker.service.d/requires.conf": "[Unit]\nRequires=containerd.service\nAfter=containerd.service\n",

@@ -135,6 +135,9 @@ func revive(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, bef
 		if err == nil {
 			return facts, nil
 		}
+		if errors.Is(err, host.ErrLost) {
+			return facts, err
+		}
 		select {
 		case <-ctx.Done():
 			return facts, fmt.Errorf("wait for %s to be healthy: %w", cfg.Unit, err)
