@@ -92,6 +92,8 @@ func keyFiles(t testing.TB, root []byte) []badFile {
 		{name: "key on one line", content: cert + strings.ReplaceAll(keyPEM, "\n", `\n`)},
 		{name: "key torn at its end", content: cert + keyPEM[:200]},
 		{name: "key torn at its beginning", content: keyPEM[len(keyPEM)-200:] + cert},
+		{name: "key torn within its first line", content: cert + "-----BEGIN RSA PRIVATE KEY"},
+		{name: "key of which the last line is left", content: cert + "AAAA\n-----END PRIVATE KEY\n" + cert},
 		{name: "key with damaged base64", content: cert + strings.ReplaceAll(keyPEM, "M", "*")},
 		{name: "key's base64 without armour", content: base64.StdEncoding.EncodeToString(pkcs8)},
 		{name: "EC key's base64 as a comment", content: cert + base64.StdEncoding.EncodeToString(sec1) + "\n" + cert},
