@@ -72,14 +72,26 @@ func (n *trustNode) args(command string, more ...string) []string {
 // does runs a command to its end, which must have this exit code.
 func (n *trustNode) does(code int, command string, more ...string) (stdout, stderr string) {
 	n.t.Helper()
-	cmd := exec.Command("nodestead", n.args(command, more...)...)
+	return n.runs(code, exec.Command("nodestead", n.args(command, more...)...))
+}
+
+// bare does it as root without any capability, but for the one that the way into
+// the box takes.
+func (n *trustNode) bare(code int, command string, more ...string) (stdout, stderr string) {
+	n.t.Helper()
+	const only = "-all,+sys_ptrace"
+	return n.runs(code, exec.Command("setpriv", append([]string{"--bounding-set=" + only, "--inh-caps=" + only, "nodestead"}, n.args(command, more...)...)...))
+}
+
+func (n *trustNode) runs(code int, cmd *exec.Cmd) (stdout, stderr string) {
+	n.t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := n.lab.Node().Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != code {
-		n.t.Errorf("%s %q ends with %v, want exit code %d:\n%s%s", command, more, err, code, out.String(), errs.String())
+		n.t.Errorf("%q ends with %v, want exit code %d:\n%s%s", cmd.Args, err, code, out.String(), errs.String())
 	}
 	return out.String(), errs.String()
 }
@@ -144,6 +156,31 @@ func (n *trustNode) stop(cmd *exec.Cmd, stderr *bytes.Buffer) string {
 	return stderr.String()
 }
 
+// docker is docker's unit.
+func (n *trustNode) docker() lab.Unit {
+	n.t.Helper()
+	u, err := n.Unit(n.t.Context(), "docker.service")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return u
+}
+
+// serves has the registry show a certificate of a new CA, which it gives.
+func (n *trustNode) serves(name string) *lab.CA {
+	n.t.Helper()
+	ca, err := lab.NewCA(name)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cert, err := ca.Server("registry.example.test")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.registry.Serve(cert)
+	return ca
+}
+
 func (n *trustNode) snapshot() map[string]lab.FileState {
 	n.t.Helper()
 	s, err := n.Snapshot("etc/docker", "etc/containerd", "usr/local/share", "etc/ssl", "var/lib/nodestead")
@@ -180,17 +217,14 @@ func TestTrustByHand(t *testing.T) {
 	}
 
 	// No daemon has made a TLS check: it trusts at once, and nothing restarts.
-	docker, err := n.Unit(t.Context(), "docker.service")
-	if err != nil {
-		t.Fatal(err)
-	}
+	docker := n.docker()
 	_, stderr = n.does(0, "trust", "--once", registry, "--trust.certs_d=off")
 	n.says(stderr, `msg="trust anchors were changed" target=store`)
 	if err := n.Pull(t.Context(), n.image); err != nil {
 		t.Errorf("the pull after it: %v", err)
 	}
-	if now, err := n.Unit(t.Context(), "docker.service"); err != nil || now.InvocationID != docker.InvocationID {
-		t.Errorf("docker was restarted: %+v, %v", now, err)
+	if now := n.docker(); now.InvocationID != docker.InvocationID {
+		t.Errorf("docker was restarted: %+v", now)
 	}
 	out, _ = n.does(2, "doctor", registry, "--trust.certs_d=off") // the box has no nameserver
 	n.says(out, "ok       ca_store", "ok       ca_certs_d", "ok       runtime_docker", "ok       registry_docker", "registry.example.test:5000: docker trusts it: ")
@@ -200,16 +234,7 @@ func TestTrustByHand(t *testing.T) {
 	if _, err := n.RunContainer(t.Context(), "job"); err != nil {
 		t.Fatal(err)
 	}
-	next, err := lab.NewCA("Next Root")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := next.Server("registry.example.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.registry.Serve(cert)
-	n.give("next.crt", next)
+	n.give("next.crt", n.serves("Next Root"))
 	_, stderr = n.does(1, "trust", "--once", registry, "--trust.certs_d=off")
 	n.says(stderr, "nodestead: restart of docker is pending: no_live_restore: ", `msg="a restart is pending" runtime=docker reason=no_live_restore`)
 	out, _ = n.does(1, "doctor", "--registry", "registry.example.test:5000", "--trust.certs_d=off")
@@ -223,6 +248,19 @@ func TestTrustByHand(t *testing.T) {
 		t.Errorf("the pull with certs.d: %v", err)
 	}
 
+	// With the operator's word it is restarted, once.
+	n.give("last.crt", n.serves("Last Root"))
+	_, stderr = n.bare(0, "trust", "--once", registry, "--trust.certs_d=off", "--trust.runtimes.docker.disruptive=true")
+	n.says(stderr, `msg="a daemon was restarted" runtime=docker result=helped`)
+	if err := n.Pull(t.Context(), n.image); err != nil {
+		t.Errorf("the pull after a restart: %v", err)
+	}
+	if now := n.docker(); now.InvocationID == docker.InvocationID || now.ActiveState != "active" {
+		t.Errorf("docker was not restarted: %+v", now)
+	} else {
+		docker = now
+	}
+
 	n.does(0, "trust", "--uninstall", registry)
 	after := n.snapshot()
 	for _, dir := range []string{"/etc/docker/certs.d", "/etc/containerd/certs.d"} {
@@ -231,8 +269,8 @@ func TestTrustByHand(t *testing.T) {
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("after the uninstallation (-before +after):\n%s", diff)
 	}
-	if now, err := n.Unit(t.Context(), "docker.service"); err != nil || now.InvocationID != docker.InvocationID {
-		t.Errorf("docker was restarted: %+v, %v", now, err)
+	if now := n.docker(); now.InvocationID != docker.InvocationID {
+		t.Errorf("docker was restarted: %+v", now)
 	}
 }
 
