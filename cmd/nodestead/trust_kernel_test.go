@@ -75,8 +75,8 @@ func (n *trustNode) does(code int, command string, more ...string) (stdout, stde
 	return n.runs(code, exec.Command("nodestead", n.args(command, more...)...))
 }
 
-// bare does it as root without any capability, but for the one that the way into
-// the box takes.
+// bare does it as root with the one capability that docs/trust.md asks for, by
+// which a test finds its way into the box as well.
 func (n *trustNode) bare(code int, command string, more ...string) (stdout, stderr string) {
 	n.t.Helper()
 	const only = "-all,+sys_ptrace"
