@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -237,6 +238,15 @@ func TestBadDirectories(t *testing.T) {
 				err = os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), []byte(certPEM(newRoot(t, "crowd"))), 0o600)
 			}
 			return err
+		}, TooMany},
+		{"too many certificates, most of them servers'", func(dir string) error {
+			key := newKey(t)
+			err := os.Mkdir(dir, 0o700)
+			for i := 0; i < maxCerts && err == nil; i++ {
+				leaf := certPEM(selfSign(t, "leaf", key, func(c *x509.Certificate) { c.IsCA = false }))
+				err = os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), []byte(leaf), 0o600)
+			}
+			return errors.Join(err, os.WriteFile(filepath.Join(dir, "last"), []byte(certPEM(newRoot(t, "one"))), 0o600))
 		}, TooMany},
 	} {
 		t.Run(c.name, func(t *testing.T) {

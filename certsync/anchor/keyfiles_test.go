@@ -100,6 +100,8 @@ func keyFiles(t testing.TB, root []byte) []badFile {
 		{name: "Ed25519 key's base64 as a comment", content: cert + "# " + base64.StdEncoding.EncodeToString(ed8) + "\n"},
 		{name: "base64 of a key's PEM", content: base64.StdEncoding.EncodeToString([]byte(keyPEM))},
 		{name: "base64 of a certificate's and a key's PEM, in lines", content: lines(base64.StdEncoding.EncodeToString([]byte(cert+keyPEM)), 60)},
+		{name: "base64 of a certificate's and a key's PEM, in short lines", content: lines(base64.StdEncoding.EncodeToString([]byte(cert+keyPEM)), 20)},
+		{name: "key's base64 in short lines", content: lines(base64.StdEncoding.EncodeToString(ed8), 20)},
 		{name: "a Secret's manifest", content: "data:\n  tls.key: " + base64.StdEncoding.EncodeToString([]byte(keyPEM)) + "\n"},
 		{name: "a Secret's manifest in JSON", content: `{"data":{"tls.key":"` + base64.StdEncoding.EncodeToString([]byte(keyPEM)) + `"}}` + cert},
 		{name: "key in UTF-16", content: wide(cert + keyPEM)},
