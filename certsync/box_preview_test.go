@@ -42,7 +42,7 @@ func TestBoxPreview(t *testing.T) {
 	contains(preview(named), "  write  /etc/docker/certs.d/"+registryName+":5000/nodestead.crt\n", "  write  /etc/containerd/certs.d/")
 	contains(preview(disruptive), "docker: it would be restarted (started_before)\n")
 	e := startAgent(t, n.lab.Node(), n.spec("examine", named)).finish()
-	if want := []string{"store", "containerd/" + registryName + ":5000", "docker/" + registryName + ":5000"}; !slices.Equal(e.Waiting, want) {
+	if want := []string{"containerd/" + registryName + ":5000", "docker/" + registryName + ":5000", "store"}; !slices.Equal(e.Waiting, want) {
 		t.Errorf("waiting: %v, want %v", e.Waiting, want)
 	}
 	if diff := cmp.Diff(before, n.snapshot(append(owned, "/run/lock")...)); diff != "" {

@@ -78,6 +78,8 @@ func (s *Syncer) look(ctx context.Context) work {
 	for _, rt := range s.runtimes {
 		rt.look(ctx, s)
 	}
+	// These first: they take effect at once, and the store takes a second or more.
+	w.targets = s.certs()
 	if s.cfg.Store {
 		t := targetWork{Target: noStore{}}
 		if w.store, t.err = s.findStore(); t.err == nil {
@@ -85,7 +87,6 @@ func (s *Syncer) look(ctx context.Context) work {
 		}
 		w.targets = append(w.targets, t)
 	}
-	w.targets = append(w.targets, s.certs()...)
 	if w.state.Unsure {
 		for _, t := range w.targets {
 			if t.err == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,16 @@ import (
 	"github.com/nodestead/nodestead/internal/lab"
 )
 
-const agentAddress = "127.0.0.1:9853"
+// Where the halves of the agent serve.
+const (
+	watchAddress = "127.0.0.1:9853"
+	trustAddress = "127.0.0.1:9854"
+)
 
 // agent is the built agent, which runs on the node.
 type agent struct {
 	cmd   *exec.Cmd
+	url   string
 	http  *http.Client
 	ended chan error
 
@@ -35,11 +41,30 @@ type agent struct {
 // knowsPods is what the agent logs once it can tell whose an address is.
 const knowsPods = `msg="workload source is there" from="container runtime"`
 
-// startAgent runs the agent on the node and waits until it reads, and knows the
-// pods.
-func startAgent(ctx context.Context, node *lab.Namespace, path, hostRoot string) (*agent, error) {
+// watch runs the half that watches lookups, and waits until it reads, and knows
+// the pods.
+func watch(ctx context.Context, node *lab.Namespace, path, hostRoot string) (*agent, error) {
+	a, err := startAgent(ctx, node, watchAddress, path, "watch", "--http.watch", watchAddress, "--log.level", "debug", "--host_root", hostRoot)
+	if err != nil {
+		return nil, err
+	}
+	err = a.until(ctx, func() error {
+		if !slices.ContainsFunc(a.logged(0), line{knowsPods}.is) {
+			return errors.New("it does not know the pods")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.kill())
+	}
+	return a, nil
+}
+
+// startAgent runs the agent on the node and waits until it is ready.
+func startAgent(ctx context.Context, node *lab.Namespace, address, path string, args ...string) (*agent, error) {
 	a := &agent{
-		cmd:   exec.CommandContext(ctx, path, "watch", "--http.watch", agentAddress, "--log.level", "debug", "--host_root", hostRoot),
+		cmd:   exec.CommandContext(ctx, path, args...),
+		url:   "http://" + address,
 		http:  node.HTTPClient(),
 		ended: make(chan error, 1),
 	}
@@ -60,16 +85,13 @@ func startAgent(ctx context.Context, node *lab.Namespace, path, hostRoot string)
 		a.ended <- a.cmd.Wait()
 	}()
 	err = a.until(ctx, func() error {
-		resp, err := a.http.Get("http://" + agentAddress + "/readyz")
+		resp, err := a.http.Get(a.url + "/readyz")
 		if err != nil {
 			return err
 		}
 		err = resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
 			err = errors.New(resp.Status)
-		}
-		if err == nil && !slices.ContainsFunc(a.logged(0), line{knowsPods}.is) {
-			err = errors.New("it does not know the pods")
 		}
 		return err
 	})
@@ -133,7 +155,7 @@ func (s series) sum(part string) float64 {
 
 // metrics reads the agent's metrics.
 func (a *agent) metrics() (series, error) {
-	resp, err := a.http.Get("http://" + agentAddress + "/metrics")
+	resp, err := a.http.Get(a.url + "/metrics")
 	if err != nil {
 		return nil, fmt.Errorf("read the metrics: %w", err)
 	}
@@ -163,4 +185,20 @@ func (a *agent) metrics() (series, error) {
 		}
 	}
 	return values, nil
+}
+
+// runAgent runs the agent to its end, which must be a good one, and gives its
+// log.
+func runAgent(ctx context.Context, node *lab.Namespace, path string, args ...string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, path, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err := node.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nodestead %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.Split(strings.TrimSpace(stderr.String()), "\n"), nil
 }

@@ -24,7 +24,8 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		"cause=orphaned_answer", "cause=collision_dropped", "cause=family_mismatch", "cause=search_stopped", "cause=slow_answer", "cause=server_silent",
-		"advice=random_backends", "advice=search_amplification", "reason=notrack", "exit code 0", "All 8 scenes",
+		"advice=random_backends", "advice=search_amplification", "reason=notrack", "exit code 0",
+		"x509: certificate signed by unknown authority", "a daemon was restarted", "kept its pid", "no daemon was restarted", "byte for byte", "All 11 scenes",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in what it prints:\n%s", want, out.String())

@@ -1,10 +1,12 @@
 // Demo loses DNS lookups in a node in a box, on the real kernel and with real
-// musl clients, and shows what nodestead says about them. It exits with 0 only
-// when every incident was really made and really seen.
+// musl clients, and shows what nodestead says about them; then it has a real
+// dockerd refuse a private registry, and shows how nodestead makes it trust. It
+// exits with 0 only when all of it was really made and really seen.
 package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -63,8 +65,12 @@ func run(ctx context.Context, out io.Writer, args []string) (err error) {
 	if err := s.stopAgent(); err != nil {
 		return err
 	}
+	trusted, err := s.playTrust(len(scenes), agent)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(out, "\nAll %d scenes were played and seen, in %.0f s. Nothing of them is left on this machine.\n",
-		len(scenes), time.Since(begin).Seconds())
+		len(scenes)+trusted, time.Since(begin).Seconds())
 	return nil
 }
 
@@ -77,6 +83,9 @@ func prepare(ctx context.Context, log *slog.Logger) error {
 	_, err = l.Boot(ctx, lab.BoxConfig{})
 	if err == nil {
 		_, err = l.AddCoreDNS(". {\n bind {addr4} {addr6}\n}\n")
+	}
+	if err == nil {
+		_, err = l.AddRegistry(registryName, tls.Certificate{})
 	}
 	return errors.Join(err, l.Close())
 }

@@ -21,7 +21,7 @@ const (
 	// quietFor is longer than any of the agent's beats.
 	quietFor = 1200 * time.Millisecond
 	// together is how long packets are held for others at most.
-	together = 100 * time.Millisecond
+	together = 300 * time.Millisecond
 	// counted are the lookups of the pods.
 	counted = `dns_lookups_total{namespace="ci",`
 )

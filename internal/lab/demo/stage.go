@@ -60,6 +60,8 @@ type stage struct {
 	pods     map[string]*lab.CRIPod
 	upstream *lab.Server
 	agent    *agent
+	registry *lab.Registry
+	ca       *lab.CA
 }
 
 func newStage(ctx context.Context, out io.Writer, log *slog.Logger, path string) (*stage, error) {
@@ -69,7 +71,7 @@ func newStage(ctx context.Context, out io.Writer, log *slog.Logger, path string)
 	}
 	s := &stage{Lab: l, ctx: ctx, out: out, pods: make(map[string]*lab.CRIPod)}
 	if err = s.build(); err == nil {
-		s.agent, err = startAgent(ctx, s.Node(), path, s.box.Root())
+		s.agent, err = watch(ctx, s.Node(), path, s.box.Root())
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.end())
@@ -116,7 +118,10 @@ func (s *stage) build() error {
 	if err := s.Node().Sysctl("net/netfilter/nf_conntrack_timestamp", "1"); err != nil {
 		return err
 	}
-	if s.box, err = s.Boot(s.ctx, lab.BoxConfig{}); err != nil {
+	if err := s.addRegistry(); err != nil {
+		return err
+	}
+	if s.box, err = s.Boot(s.ctx, lab.BoxConfig{LiveRestore: true}); err != nil {
 		return err
 	}
 	var names []string
