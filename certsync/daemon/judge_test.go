@@ -94,6 +94,10 @@ var judgements = []struct {
 	{"CRI-O, token", `reading manifest latest in reg.test/a: requested access to the resource is denied: unable to retrieve auth token: invalid status code from registry 403 (Forbidden)`, Trusted},
 	{"CRI-O, proxy", `pinging docker registry registry.test: Get "https://registry.test/v2/": proxyconnect tcp: dial tcp: lookup http: Temporary failure in name resolution`, Unclear},
 
+	{"CRI-O, mirror without it, registry away", `(Mirrors also failed: [mirror.test/a: reading manifest latest in mirror.test/a: manifest unknown]): reg.test/a: pinging container registry reg.test: Get "https://reg.test/v2/": dial tcp 10.0.0.1:443: connect: connection refused`, Unclear},
+	{"CRI-O, mirror without it, another name", `(Mirrors also failed: [mirror.test/a: reading manifest latest in mirror.test/a: manifest unknown]): reg.test/a: x509: certificate is valid for other.test, not reg.test`, Unclear},
+	{"CRI-O of old, mirror without it, registry away", `(Mirrors also failed: [mirror.test/a: reading manifest latest in mirror.test/a: manifest unknown]): reg.test/a: error pinging docker registry reg.test: Get https://reg.test/v2/: dial tcp 10.0.0.1:443: connect: connection refused`, Unclear},
+
 	// Names that look like words.
 	{"a name like a number", `Get "https://r404.test:403/v2/": dial tcp 10.0.0.1:403: connect: connection refused`, Unclear},
 	{"a name like a word", `Get "https://unauthorized:5000/v2/": dial tcp: lookup unauthorized: no such host`, Unclear},
