@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -171,6 +172,47 @@ func TestBadEntries(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A file that becomes a FIFO just before it is opened makes nobody wait.
+func TestRacingFIFO(t *testing.T) {
+	dir := t.TempDir()
+	root := must(os.OpenRoot(dir))(t)
+	defer root.Close()
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			if err := errors.Join(
+				unix.Mkfifo(dir+"/.fifo", 0o600), os.Rename(dir+"/.fifo", dir+"/ca.crt"),
+				os.WriteFile(dir+"/.file", nil, 0o600), os.Rename(dir+"/.file", dir+"/ca.crt"),
+			); err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for range 3000 {
+			readFile(root, "ca.crt", maxSource)
+		}
+	}()
+	select {
+	case <-read:
+	case <-time.After(patience):
+		t.Error("it waits for the FIFO's other end")
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }
 
