@@ -57,11 +57,17 @@ func TestBoxCertsD(t *testing.T) {
 	n.refused(n.cri)
 	n.registry.Serve(n.server(next))
 
+	gone := func(certsD string) bool {
+		_, err := os.Stat(filepath.Join(n.Root(), certsD, registryName+":5000"))
+		return errors.Is(err, os.ErrNotExist)
+	}
+	n.once(named, dockerOnly).clean(t)
+	if !gone("etc/containerd/certs.d") || gone("etc/docker/certs.d") {
+		t.Error("with containerd left alone: what was for it is still there, or what is for docker is not")
+	}
 	r := n.once()
-	for _, file := range []string{"etc/docker/certs.d/" + registryName + ":5000", "etc/containerd/certs.d/" + registryName + ":5000"} {
-		if _, err := os.Stat(filepath.Join(n.Root(), file)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is still there: %v", file, err)
-		}
+	if !gone("etc/docker/certs.d") {
+		t.Error("without the registry: what was for it is still there")
 	}
 	if r.Changes["docker/"+registryName+":5000 changed"] != 1 {
 		t.Errorf("changes: %v", r.Changes)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/daemon"
 	"github.com/nodestead/nodestead/certsync/place"
 )
 
@@ -108,6 +109,9 @@ func (s *Syncer) look(ctx context.Context) work {
 		t.plan, t.err = t.Plan(shall)
 		if why := t.plan.Blocked(); t.err == nil && t.plan.Empty() && why != "" {
 			t.err = errors.New(why)
+			if t.Name() == storeTarget {
+				w.store = nil // until a person has mended it there is none
+			}
 		}
 	}
 	return w
@@ -144,25 +148,52 @@ func (s *Syncer) findStore() (*place.Store, error) {
 // before those of which ours shall go.
 func (s *Syncer) certs() []targetWork {
 	var shall, unused []targetWork
+	used := make(map[string]daemon.Name) // directory → the daemon for which we write to it
+	var names []string
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
-		rt := s.runtimes[name]
-		var names []string
-		if s.cfg.CertsD && rt.facts.Present && len(rt.facts.CertDirs) > 0 {
-			for _, registry := range s.cfg.Registries {
-				t := place.NewCerts(s.host, string(name), rt.facts.CertDirs[0], registry)
-				names = append(names, t.Name())
-				shall = append(shall, targetWork{Target: t})
-			}
+		facts := s.runtimes[name].facts
+		if !s.cfg.CertsD || !facts.Present || len(facts.CertDirs) == 0 {
+			continue
 		}
-		for i, dir := range rt.facts.CertDirs {
+		used[facts.CertDirs[0]] = name
+		for _, registry := range s.cfg.Registries {
+			t := place.NewCerts(s.host, string(name), facts.CertDirs[0], registry)
+			names = append(names, t.Name())
+			shall = append(shall, targetWork{Target: t})
+		}
+	}
+	for _, name := range []daemon.Name{daemon.Docker, daemon.Containerd, daemon.CRIO} {
+		dirs := []string{usualCertDir(name)}
+		if rt := s.runtimes[name]; rt != nil {
+			dirs = append(dirs, rt.facts.CertDirs...)
+		}
+		slices.Sort(dirs)
+		for _, dir := range slices.Compact(dirs) {
+			user, inUse := used[dir]
+			if inUse && user != name {
+				continue // several daemons may read one directory
+			}
 			for _, t := range place.ListCerts(s.host, string(name), dir) {
-				if i > 0 || !slices.Contains(names, t.Name()) {
+				if !inUse || !slices.Contains(names, t.Name()) {
 					unused = append(unused, targetWork{Target: t, unused: true})
 				}
 			}
 		}
 	}
 	return append(shall, unused...)
+}
+
+// usualCertDir is where a daemon's certs.d is, as a rule: ours may be left there
+// from a time with other settings.
+func usualCertDir(name daemon.Name) string {
+	switch name {
+	case daemon.Docker:
+		return "/etc/docker/certs.d"
+	case daemon.CRIO:
+		return "/etc/containers/certs.d"
+	default:
+		return "/etc/containerd/certs.d"
+	}
 }
 
 // quiet tells whether there is nothing to do.

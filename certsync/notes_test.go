@@ -1,0 +1,82 @@
+package certsync
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/daemon"
+	"github.com/nodestead/nodestead/certsync/place"
+)
+
+// TestNotes: what is wrong is said when it begins, when it changes, and when it is
+// over; other numbers in it are no change.
+func TestNotes(t *testing.T) {
+	var log bytes.Buffer
+	n := notes{log: slog.New(slog.NewTextHandler(&log, nil)), said: make(map[string]string)}
+	pass := func(err string) int {
+		log.Reset()
+		n.begin()
+		if err != "" {
+			n.say("target store", "not installed", "err", err)
+		}
+		n.end()
+		return strings.Count(log.String(), "\n")
+	}
+	for _, step := range []struct {
+		err  string
+		want int
+		has  string
+	}{
+		{"", 0, ""},
+		{"port 4711 refused", 1, `level=WARN msg="not installed" err="port 4711 refused"`},
+		{"port 4712 refused", 0, ""},
+		{"no route", 1, "no route"},
+		{"", 1, `level=INFO msg="no longer wrong" kind=target what=store`},
+		{"", 0, ""},
+		{"no route", 1, "no route"},
+	} {
+		if got := pass(step.err); got != step.want || !strings.Contains(log.String(), step.has) {
+			t.Errorf("%q: %d lines, want %d: %s", step.err, got, step.want, log.String())
+		}
+	}
+}
+
+// TestWrong lists what keeps a pass from being a good one.
+func TestWrong(t *testing.T) {
+	refusal := []anchor.Refusal{{Source: "/ca/a.crt", Reason: anchor.Expired, Detail: "since yesterday"}}
+	s := Status{
+		Refused: refusal, Broken: []anchor.Refusal{{Source: "/ca", Reason: anchor.Empty, Detail: "no file"}},
+		Warnings: refusal, // no fault
+		Errs:     []string{"disk full"},
+		Targets: []TargetStatus{
+			{Name: "store", Err: "the tool failed"},
+			{Name: "docker/a:1", InSync: true, Problems: []place.Problem{{Path: "/p", Reason: "foreign", Detail: "left alone"}}},
+		},
+		Runtimes: []RuntimeStatus{
+			{Name: daemon.Docker, Decision: daemon.Decision{Action: daemon.Pending, Reason: "restart_never", Detail: "set so"}},
+			{Name: daemon.Containerd, Decision: daemon.Decision{Action: daemon.Leave}, Answers: []daemon.Answer{
+				{Registry: "a:1", Verdict: daemon.Trusted}, {Registry: "b:1", Verdict: daemon.Unclear, Text: "refused"},
+			}},
+		},
+	}
+	want := []string{
+		"disk full",
+		"source /ca: empty: no file",
+		"refused /ca/a.crt: expired: since yesterday",
+		"target store: the tool failed",
+		"target docker/a:1: /p: foreign: left alone",
+		"restart of docker is pending: restart_never: set so",
+		"containerd does not say that it trusts b:1: refused",
+	}
+	if diff := cmp.Diff(want, s.Wrong()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if (Status{Warnings: refusal, Targets: []TargetStatus{{InSync: true}}}).InSync() != true {
+		t.Error("a warning is taken for a fault")
+	}
+}
