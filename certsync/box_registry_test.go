@@ -262,7 +262,7 @@ func TestBoxStartLimit(t *testing.T) {
 	if r.restarts(daemon.Docker) != 1 {
 		t.Errorf("restarts: %v, %s", r.Runtimes[daemon.Docker].Restarts, r.decided(daemon.Docker))
 	}
-	docker = n.renewed("docker.service", docker)
+	n.renewed("docker.service", docker)
 	n.pulls()
 	if !alive() {
 		t.Error("the container is another one")

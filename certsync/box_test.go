@@ -161,7 +161,7 @@ func (r report) clean(t *testing.T) {
 // decided gives what was decided about a daemon.
 func (r report) decided(name daemon.Name) string {
 	d := r.Runtimes[name].Decision
-	return string(d.Action) + " " + string(d.Reason)
+	return string(d.Action) + " " + d.Reason
 }
 
 // restarts sums up what the agent restarted.

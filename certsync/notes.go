@@ -1,6 +1,7 @@
 package certsync
 
 import (
+	"fmt"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -24,12 +25,12 @@ func (n *notes) begin() { n.seen = make(map[string]bool) }
 // say logs at Warn what is wrong, unless that was said before.
 func (n *notes) say(key, msg string, args ...any) {
 	n.seen[key] = true
-	text := numbers.ReplaceAllString(slogText(msg, args), "0")
+	text := numbers.ReplaceAllString(msg+fmt.Sprint(args...), "0")
 	if n.said[key] == text {
 		return
 	}
 	n.said[key] = text
-	n.log.Warn(msg, args...)
+	n.log.Warn(msg, args...) //nolint:sloglint // each of the callers' is constant
 }
 
 // end ends a pass: what was said before and not in this pass is over.
@@ -41,12 +42,4 @@ func (n *notes) end() {
 			n.log.Info("no longer wrong", "kind", kind, "what", what)
 		}
 	}
-}
-
-func slogText(msg string, args []any) string {
-	var b strings.Builder
-	log := slog.New(slog.NewTextHandler(&b, nil))
-	log.Info(msg, args...)
-	_, text, _ := strings.Cut(b.String(), "level=") // without the time
-	return text
 }

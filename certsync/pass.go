@@ -283,7 +283,7 @@ func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor
 	}
 	s.count(t.Name(), result)
 	if err == nil {
-		s.log.Info("trust anchors were "+result, "target", t.Name(), "why", t.plan.Why, "files", paths(t.plan), "took", s.now().Sub(begin).Round(time.Millisecond))
+		s.log.Info("trust anchors were changed", "target", t.Name(), "result", result, "why", t.plan.Why, "files", paths(t.plan), "took", s.now().Sub(begin).Round(time.Millisecond))
 	}
 	return err
 }

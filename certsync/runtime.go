@@ -362,13 +362,13 @@ func (s *Syncer) noteRuntime(r RuntimeStatus) {
 	}
 	d := r.Decision
 	if d.Action == daemon.Pending {
-		s.notes.say("pending "+name, "a restart is pending", "runtime", name, "reason", string(d.Reason), "detail", d.Detail, "remedy", d.Remedy)
+		s.notes.say("pending "+name, "a restart is pending", "runtime", name, "reason", d.Reason, "detail", d.Detail, "remedy", d.Remedy)
 	}
 	for _, a := range r.Answers {
 		switch {
 		case a.Verdict == daemon.Trusted:
 		case a.Verdict == daemon.Untrusted && d.Action == daemon.Leave:
-			s.notes.say("registry "+name+" "+a.Registry, "a daemon does not trust a registry", "runtime", name, "registry", a.Registry, "answer", a.Text, "reason", string(d.Reason), "detail", d.Detail, "remedy", d.Remedy)
+			s.notes.say("registry "+name+" "+a.Registry, "a daemon does not trust a registry", "runtime", name, "registry", a.Registry, "answer", a.Text, "reason", d.Reason, "detail", d.Detail, "remedy", d.Remedy)
 		case a.Verdict == daemon.Unclear:
 			s.notes.say("registry "+name+" "+a.Registry, "a daemon cannot tell whether it trusts a registry", "runtime", name, "registry", a.Registry, "answer", a.Text)
 		}

@@ -134,11 +134,13 @@ func (t *trustStage) say(who, format string, args ...any) {
 
 // refused has docker pull, and be refused.
 func (t *trustStage) refused() error {
-	err := t.box.Pull(t.ctx, t.image)
-	if err == nil || !strings.Contains(err.Error(), unknownAuthority) {
-		return fmt.Errorf("docker pull %s ended with %v, want one that is refused", t.image, err)
+	text := "the image"
+	if err := t.box.Pull(t.ctx, t.image); err != nil {
+		text = err.Error()
 	}
-	text := err.Error()
+	if !strings.Contains(text, unknownAuthority) {
+		return fmt.Errorf("docker pull %s gave %s, want that it is refused", t.image, text)
+	}
 	t.say("docker", "docker pull %s: …%s", t.image, strings.TrimSpace(text[strings.Index(text, unknownAuthority)-len(": "):]))
 	return nil
 }
