@@ -43,7 +43,7 @@ func Ask(ctx context.Context, h *host.Host, name Name, registry string) Answer {
 	a := Answer{Registry: registry, At: time.Now()}
 	switch {
 	case err != nil:
-		a.Verdict, a.Text = Unclear, shorten(fmt.Sprintf("%s was not asked: %v", name, err))
+		a.Verdict, a.Text = Unclear, shorten(fmt.Sprintf("%s gave no answer: %v", name, err))
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			a.Text = fmt.Sprintf("%s did not answer within %v", name, askTime)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -49,18 +50,17 @@ func newCA(t *testing.T, name string, options ...lab.CAOption) *lab.CA {
 func bootNode(t *testing.T, files map[string]string, more ...*lab.CA) *node {
 	t.Helper()
 	n := &node{lab: lab.ForTest(t), trusted: newCA(t, "root"), stranger: newCA(t, "stranger"), twin: newCA(t, "root")}
-	bundle := string(n.trusted.PEM())
+	var bundle strings.Builder
+	bundle.WriteString(string(n.trusted.PEM()))
 	for _, ca := range more {
-		bundle += string(ca.PEM())
+		bundle.WriteString(string(ca.PEM()))
 	}
 	all := map[string]string{
-		"etc/ssl/certs/ca-certificates.crt": bundle,
+		"etc/ssl/certs/ca-certificates.crt": bundle.String(),
 		"etc/hosts":                         "127.0.0.1 localhost\n172.18.0.2 node\n" + serverAddr + " registry.test\n",
 		"etc/resolv.conf":                   "nameserver " + serverAddr + "\n",
 	}
-	for path, content := range files {
-		all[path] = content
-	}
+	maps.Copy(all, files)
 	b, err := n.lab.Boot(t.Context(), lab.BoxConfig{Files: all})
 	if err != nil {
 		t.Fatal(err)
@@ -237,6 +237,7 @@ func TestBoxAsk(t *testing.T) {
 		"unknown authority":              {at(stranger), Untrusted},
 		"a CA of the same subject":       {at(n.registry(t, n.twin, answers(404, "", ""))), Untrusted},
 		"certificate for another name":   {at(n.serve(t, 0, &other, answers(404, "", ""))), Unclear},
+		"certificate for another domain": {fmt.Sprintf("registry.test:%d", n.serve(t, 0, &other, answers(404, "", ""))), Unclear},
 		"expired":                        {at(n.serve(t, 0, &expiredCert, answers(404, "", ""))), Unclear},
 		"404":                            {trusted(404, "", "404 page not found"), Trusted},
 		"404 by name":                    {fmt.Sprintf("registry.test:%d", n.registry(t, n.trusted, answers(404, "", ""))), Trusted},

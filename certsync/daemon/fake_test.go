@@ -192,8 +192,8 @@ func TestAskDocker(t *testing.T) {
 		{`{"Descriptor":{}}`, Trusted, "there is such an image"},
 		{`500 {"message":"Get \"https://reg.test:5000/v2/\": x509: certificate signed by unknown authority"}`, Untrusted, `Get "https://reg.test:5000/v2/": x509: certificate signed by unknown authority`},
 		{`500 {"message":"manifest unknown: manifest unknown"}`, Trusted, "manifest unknown: manifest unknown"},
-		{`500 {}`, Unclear, "docker was not asked: status 500 without a message"},
-		{`500 <html>x509: certificate signed by unknown authority`, Unclear, "docker was not asked: GET " + path + ": status 500: invalid character '<' looking for beginning of value"},
+		{`500 {}`, Unclear, "docker gave no answer: status 500 without a message"},
+		{`500 <html>x509: certificate signed by unknown authority`, Unclear, "docker gave no answer: GET " + path + ": status 500: invalid character '<' looking for beginning of value"},
 		{`500 {"message":"page not found"}`, Unclear, "page not found"},
 	} {
 		h := root(t, nil)
@@ -233,7 +233,7 @@ func TestAskCRI(t *testing.T) {
 	}{
 		{status.Error(codes.Unknown, "a: x509: certificate signed by unknown authority"), Untrusted, "a: x509: certificate signed by unknown authority"},
 		{status.Error(codes.NotFound, image+": not found"), Trusted, "reg.test:5000/nodestead/trust-check@sha256:0: not found"},
-		{status.Error(codes.Unavailable, "x509: certificate signed by unknown authority"), Unclear, "containerd was not asked: rpc error: code = Unavailable desc = x509: certificate signed by unknown authority"},
+		{status.Error(codes.Unavailable, "x509: certificate signed by unknown authority"), Unclear, "containerd gave no answer: rpc error: code = Unavailable desc = x509: certificate signed by unknown authority"},
 		{nil, Trusted, "there is such an image"},
 	} {
 		h := root(t, nil)

@@ -16,8 +16,8 @@ const (
 	healthyPoll = 100 * time.Millisecond // how often it is looked at meanwhile
 )
 
-// ErrNotSafe: what was found just before the restart speaks against it. Nothing was
-// done, and the next decision may be another.
+// ErrNotSafe says that what was found just before the restart speaks against it.
+// Nothing was done, and the next decision may be another.
 var ErrNotSafe = errors.New("not safe to restart now")
 
 // Renew restarts the daemon and waits until it is healthy again, or brings it
@@ -27,7 +27,8 @@ var ErrNotSafe = errors.New("not safe to restart now")
 //
 // It looks once more before it does anything, at what may have changed since the
 // decision (ErrNotSafe): that somebody stopped the daemon, or that docker has got
-// containers that the restart would stop. A daemon that did not run before is
+// containers that the restart would stop. (Of a docker that is restarted with
+// containerd it does not look for them.) A daemon that did not run before is
 // started: it may be us who left it so.
 //
 // The end of ctx does not take the restart back: systemd finishes it. What is
