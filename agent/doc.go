@@ -1,5 +1,5 @@
-// Package agent is what runs on a node: it holds the configuration, opens the
-// sensors, turns their findings into log lines and metrics, and serves those
-// over HTTP. It decides nothing about lookups itself (package incident does),
-// and it never changes the node.
+// Package agent is what runs on a node: it holds the configuration, wires the
+// two halves, names and trust, and serves what they say over HTTP. It decides
+// nothing about lookups itself (package incident does), and nothing about trust
+// (package certsync does). The half for names never changes the node.
 package agent

@@ -328,3 +328,50 @@ func TestTrustAgent(t *testing.T) {
 		})
 	}
 }
+
+// The agent as a container of the dockerd that it looks after, by the command that
+// docs/trust.md has.
+func TestTrustInAContainer(t *testing.T) {
+	n := newTrustNode(t, lab.BoxConfig{LiveRestore: true})
+	page, err := os.ReadFile("../../docs/trust.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "docker run -d ")
+	line, _, ok := strings.Cut(strings.ReplaceAll(rest, "\\\n", ""), "\n")
+	if !ok {
+		t.Fatal("docs/trust.md has no docker run")
+	}
+	const image = "localhost/nodestead:1"
+	self, err := os.Executable() // which is the command when it has its name
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Load(t.Context(), lab.Image{Name: image, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": self}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Pull(t.Context(), n.image); err == nil || !strings.Contains(err.Error(), "x509") {
+		t.Fatalf("the pull before: %v", err)
+	}
+	source := filepath.Join(n.Root(), "etc/nodestead/ca")
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(source, "ca.crt"), n.ca.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := strings.Fields(strings.NewReplacer("REGISTRY/nodestead:VERSION", image, "registry.example.de", "registry.example.test").Replace(line))
+	pid, err := n.DockerRun(t.Context(), append(args, "--trust.certs_d=off")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.metrics("9854", `nodestead_trust_in_sync{target="store"} 1`,
+		`nodestead_registry_trusted{registry="registry.example.test:5000",runtime="docker"} 1`,
+		`nodestead_runtime_restarts_total{result="helped",runtime="docker"} 1`)
+	if err := n.Pull(t.Context(), n.image); err != nil {
+		t.Errorf("the pull after: %v", err)
+	}
+	if now, err := n.ContainerPid(t.Context(), "nodestead"); err != nil || now != pid {
+		t.Errorf("the agent was %d, and is %d, %v", pid, now, err)
+	}
+}
