@@ -226,8 +226,7 @@ func readFile(root *os.Root, name string, left int) file {
 
 var errNotRegular = errors.New("not a regular file")
 
-// readRegular reads one byte more than is allowed at most. It never waits for
-// the other end of a FIFO.
+// readRegular reads one byte more than is allowed at most.
 func readRegular(root *os.Root, name string) ([]byte, error) {
 	// Looked at first, because to open a device may do something.
 	info, err := root.Stat(name)
@@ -237,18 +236,29 @@ func readRegular(root *os.Root, name string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %v", errNotRegular, info.Mode().Type())
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := openRegular(root, name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err = f.Stat(); err != nil {
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+// openRegular never waits for the other end of what has become a FIFO since it
+// was looked at.
+func openRegular(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %v", errNotRegular, info.Mode().Type())
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: %v", errNotRegular, info.Mode().Type())
 	}
-	return io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // classify names what the kernel or os.Root said.
