@@ -173,7 +173,18 @@ func planCerts(p *Plan, runtime string, dirs []certsDir, hidden string, anchors 
 // planFile plans our file in the directory that is read.
 func planFile(p *Plan, d certsDir, hidden string, anchors []anchor.Anchor) {
 	name := path.Join(d.path, certsFile)
+	content := []byte(certsHead)
+	var fingerprints []string
+	for _, a := range anchors {
+		if d.given(a.Fingerprint) && !d.toml.names {
+			continue
+		}
+		content = append(content, a.PEM()...)
+		fingerprints = append(fingerprints, a.Fingerprint)
+	}
 	switch {
+	case len(fingerprints) == 0 && d.own == nil:
+		return
 	case d.unsafe != "":
 		p.Problems = append(p.Problems, Problem{d.path, "unsafe_directory", "nothing is written to it: " + d.unsafe})
 		return
@@ -185,23 +196,12 @@ func planFile(p *Plan, d certsDir, hidden string, anchors []anchor.Anchor) {
 			"the daemon reads it for this registry, and would not any more with a directory of our own; put a directory for the registry beside it"})
 		return
 	}
-	content := []byte(certsHead)
-	var fingerprints []string
-	for _, a := range anchors {
-		if d.given(a.Fingerprint) && !d.toml.names {
-			continue
-		}
-		content = append(content, a.PEM()...)
-		fingerprints = append(fingerprints, a.Fingerprint)
-	}
 	if d.toml.counts() && !d.toml.names && len(fingerprints) > 0 {
 		p.Problems = append(p.Problems, Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
 			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`})
 	}
 	change := Change{Path: name, Content: content, Fingerprints: fingerprints}
 	switch {
-	case len(fingerprints) == 0 && d.own == nil:
-		return
 	case len(fingerprints) == 0:
 		change.Content, change.Fingerprints = nil, d.own.fingerprints()
 		p.Why = "others have put the anchors there"
@@ -305,16 +305,19 @@ func (f file) fingerprints() []string {
 // readCertsDir reads it. A directory that is not there is empty.
 func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 	d := certsDir{path: dir}
-	if fi, err := h.Lstat(dir); err == nil && fi.Mode().Type() == fs.ModeSymlink {
-		// What it leads to is somebody else's.
-		d.there, d.unsafe = true, "it is a link"
-		return d, nil
-	}
 	fi, err := h.Stat(dir)
 	if err != nil {
 		return d, ignoreMissing(err)
 	}
 	d.there, d.unsafe = true, unsafeBy(fi)
+	link, err := h.Lstat(dir)
+	if err != nil {
+		return d, ignoreMissing(err)
+	}
+	linked := link.Mode().Type() == fs.ModeSymlink
+	if linked { // what it leads to is somebody else's
+		d.unsafe = "it is a link"
+	}
 	if !fi.IsDir() {
 		d.unsafe = "it is no directory"
 		return d, nil
@@ -326,7 +329,7 @@ func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
 		switch ext := path.Ext(e.Name()); {
-		case e.Name() == certsFile:
+		case e.Name() == certsFile && !linked:
 			f := readAnchors(h, entry{name, e.Type()}, false)
 			if e.Type() == fs.ModeSymlink {
 				f = file{path: name, irregular: true} // it is replaced, whatever it leads to

@@ -57,6 +57,8 @@ func TestCerts(t *testing.T) {
 			want: map[string]string{ours: certsContent(a)}, why: "our file is another one", drift: true},
 		{name: "a link in our place", files: map[string]string{ours: "->/etc/passwd", "etc/passwd": "root\n"}, anchors: []anchor.Anchor{a},
 			want: map[string]string{ours: certsContent(a)}, why: "our file is another one"},
+		{name: "a link to the very content in our place", files: map[string]string{ours: "->/real.crt", "real.crt": certsContent(a)}, anchors: []anchor.Anchor{a},
+			want: map[string]string{ours: certsContent(a)}, why: "our file is another one"},
 		{name: "all goes", files: map[string]string{ours: certsContent(a), "certs.d/other:1/x.crt": aPEM}, gone: []string{ours}, why: "our file has to go"},
 		{name: "ours goes, theirs stays", files: map[string]string{ours: certsContent(a), dir + "/client.cert": "x", dir + "/client.key": "y"},
 			gone: []string{ours}, why: "our file has to go"},
@@ -68,7 +70,11 @@ func TestCerts(t *testing.T) {
 		{name: "names that do not count", files: map[string]string{dir + "/ca.pem": aPEM, dir + "/ca.crt.bak": aPEM, dir + "/crt": aPEM}, anchors: []anchor.Anchor{a},
 			want: map[string]string{ours: certsContent(a)}, why: "our file is not there"},
 		{name: "the directory is a link", files: map[string]string{dir: "->/real", "real/ca.cert": "x", "real/ca.key": "x"}, anchors: []anchor.Anchor{a},
-			want: map[string]string{"real/nodestead.crt": certsContent(a)}, why: "our file is not there"},
+			problems: []string{"unsafe_directory"}, blocked: true},
+		{name: "the directory is a link to where theirs is", files: map[string]string{dir: "->/real", "real/ca.crt": aPEM}, anchors: []anchor.Anchor{a}},
+		{name: "the directory is a link, nothing is ours there", files: map[string]string{dir: "->/real", "real/nodestead.crt": aPEM}},
+		{name: "a link to a default would be hidden", runtime: "containerd", files: map[string]string{"certs.d/_default": "->/real", "real/hosts.toml": "x = 1\n"},
+			anchors: []anchor.Anchor{a}, problems: []string{"would_be_hidden"}, blocked: true},
 		{name: "no directory in its place", files: map[string]string{dir: "a file\n"}, anchors: []anchor.Anchor{a}, problems: []string{"unsafe_directory"}, blocked: true},
 
 		// What makes the daemon refuse every pull.
