@@ -10,7 +10,7 @@ VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LINT := go tool -modfile=tools.mod golangci-lint
 # Packages with goroutines, which the race detector looks at.
-RACE := ./agent/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
+RACE := ./agent/... ./certsync/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
