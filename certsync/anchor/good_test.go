@@ -240,6 +240,31 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// What was written comes back as it was, and a leaf is never a CA.
+func TestStored(t *testing.T) {
+	named := func(change func(*x509.Certificate)) []byte {
+		return selfSign(t, "leaf", newKey(t), func(c *x509.Certificate) { c.DNSNames = []string{"registry.test"}; change(c) })
+	}
+	var content []byte
+	r := Config{Registries: []string{"registry.test:5000"}, Now: at(noon)}.rules()
+	var want []Anchor
+	for _, der := range [][]byte{
+		newRoot(t, "root"),
+		named(func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }),
+		named(func(c *x509.Certificate) { c.BasicConstraintsValid = false }),
+		named(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }),
+	} {
+		p := parse("ca.crt", der, r, nil)
+		want = append(want, p.anchors...)
+		content = append(content, p.anchors[0].PEM()...)
+		content = append(content, certPEM([]byte("rubbish"))...)
+	}
+	got := Stored(content, "ca.crt")
+	if diff := cmp.Diff(want, got, cmp.Comparer((*x509.Certificate).Equal)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestParseFingerprint(t *testing.T) {
 	want := strings.Repeat("0a", 32)
 	for _, text := range []string{want, strings.ToUpper(want), " " + want + "\n", strings.TrimSuffix(strings.Repeat("0A:", 32), ":")} {

@@ -19,6 +19,7 @@ func Stored(blocks []byte, source string) []Anchor {
 		if b.Type != "CERTIFICATE" || err != nil {
 			continue
 		}
-		all = append(all, Anchor{Cert: cert, Fingerprint: Fingerprint(cert), Leaf: !cert.IsCA, Source: source})
+		reason, _ := notCA(cert) // as in judge: without it, what was taken for its name would come back as a CA
+		all = append(all, Anchor{Cert: cert, Fingerprint: Fingerprint(cert), Leaf: reason != "", Source: source})
 	}
 }
