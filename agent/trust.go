@@ -57,7 +57,7 @@ func (t *trust) about() []any {
 func (t *trust) open() (err error) {
 	t.syncer, err = t.make(t.cfg.Sync(t.log))
 	if err != nil {
-		return fmt.Errorf("open the node for trust: %w", err)
+		return fmt.Errorf("open the node for trust: %w: mount its file system and name where (host_root), and run as root", err)
 	}
 	return nil
 }

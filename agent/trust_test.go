@@ -222,7 +222,7 @@ func TestHalfThatCannotStart(t *testing.T) {
 	err := run(t.Context(), door{"http.watch", ":9853", listener.listen}, log, Version{},
 		newNames(cfg, log, sensor.rim()),
 		newTrust(cfg, log, func(certsync.Config) (truster, error) { return nil, cause }))
-	if want := "open the node for trust: /host: permission denied"; err == nil || err.Error() != want || !errors.Is(err, cause) {
+	if want := "open the node for trust: /host: permission denied: mount its file system and name where (host_root), and run as root"; err == nil || err.Error() != want || !errors.Is(err, cause) {
 		t.Errorf("run gives %v, want %s", err, want)
 	}
 	if !sensor.closed {

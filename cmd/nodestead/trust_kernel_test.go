@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"net/http"
@@ -170,6 +171,9 @@ func TestTrustInAContainer(t *testing.T) {
 	self, err := os.Executable() // which is the command when it has its name
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f, err := elf.Open(self); err != nil || f.Section(".interp") != nil {
+		t.Fatalf("%s is not static, %v: run the test with CGO_ENABLED=0, as make test does", self, err)
 	}
 	if err := n.Load(t.Context(), lab.Image{Name: image, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": self}}); err != nil {
 		t.Fatal(err)
