@@ -55,6 +55,12 @@ func Renew(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, befo
 	if errors.Is(restartErr, host.ErrLost) {
 		return before, restartErr // nothing more can be asked or done
 	}
+	if restartErr != nil {
+		u, err := sd.Unit(ctx, cfg.Unit)
+		if err == nil && u.Active() && u.InvocationID == before.Unit.InvocationID {
+			return before, restartErr // systemd refused: it is the same run
+		}
+	}
 	facts, err := revive(ctx, h, sd, cfg, before, units)
 	if err != nil {
 		return facts, errors.Join(restartErr, err)
@@ -102,8 +108,7 @@ func resetFailed(ctx context.Context, sd *host.Systemd, units []host.Unit) error
 	return errors.Join(errs...)
 }
 
-// revive waits until the daemon is healthy in a new run and the other units are
-// active. One that has ended meanwhile is started again, once.
+// revive waits until the daemon is healthy and the other units are active. One that has ended meanwhile is started again, once.
 func revive(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts, units []host.Unit) (Facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthyTime)
 	defer cancel()
@@ -113,9 +118,7 @@ func revive(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, bef
 	for {
 		facts, err := Look(ctx, h, sd, cfg, "")
 		facts.StopsDocker = before.StopsDocker
-		if err == nil && facts.Unit.InvocationID == before.Unit.InvocationID {
-			err = fmt.Errorf("%s was not restarted", cfg.Unit)
-		} else if err == nil && !facts.Healthy {
+		if err == nil && !facts.Healthy {
 			err = fmt.Errorf("%s is %s (%s)", cfg.Unit, facts.Unit.ActiveState, facts.Unit.Result)
 		}
 		for _, u := range units {
