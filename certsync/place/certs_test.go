@@ -20,11 +20,12 @@ const registry = "registry.example.org:5000"
 
 // certsContent is our file with these anchors.
 func certsContent(anchors ...anchor.Anchor) string {
-	content := certsHead
+	var content strings.Builder
+	content.WriteString(certsHead)
 	for _, a := range sorted(anchors...) {
-		content += string(a.PEM())
+		content.WriteString(string(a.PEM()))
 	}
-	return content
+	return content.String()
 }
 
 func TestCerts(t *testing.T) {

@@ -96,33 +96,3 @@ func texts(value any) []string {
 	}
 	return nil
 }
-
-// problems are what others have put there and what keeps the daemon from what it
-// shall trust.
-//
-// A .crt that it cannot read makes dockerd refuse every pull of the registry; one
-// without a certificate does that to containerd. So does, in dockerd and CRI-O, a
-// client certificate without its key.
-func (d certsDir) problems(runtime string) []Problem {
-	var problems []Problem
-	if d.toml.broken != "" {
-		problems = append(problems, Problem{path.Join(d.path, hostsFile), "broken_hosts_toml", "it does not count: " + d.toml.broken})
-	}
-	for _, f := range d.crt {
-		switch {
-		case f.err != nil:
-			problems = append(problems, Problem{f.path, "foreign_unreadable",
-				"while it is there, every pull of this registry fails: " + f.err.Error()})
-		case len(f.certs) == 0 && runtime == "containerd":
-			problems = append(problems, Problem{f.path, "foreign_no_certificate",
-				"while it is there, every pull of this registry fails: no certificate can be read from it"})
-		}
-	}
-	for _, name := range d.keyless {
-		if runtime != "containerd" {
-			problems = append(problems, Problem{name, "foreign_client_key_missing",
-				"while it is there without its key, every pull of this registry fails"})
-		}
-	}
-	return problems
-}

@@ -149,7 +149,7 @@ func TestPlan(t *testing.T) {
 				l = layoutOf(t, tt.layout)
 			}
 			p := l.plan(tt.state, "tool", tt.anchors, tt.had)
-			changes := ""
+			var changes strings.Builder
 			for _, c := range p.Changes {
 				sign, fp := "+", c.Fingerprints[0]
 				if c.Content == nil {
@@ -157,7 +157,7 @@ func TestPlan(t *testing.T) {
 				}
 				for name, an := range map[string]anchor.Anchor{"a": a, "b": b, "theirs": theirs, "dist": dist} {
 					if an.Fingerprint == fp {
-						changes += sign + name
+						changes.WriteString(sign + name)
 						if sign == "+" && (c.Path != l.ownPath(fp) || string(c.Content) != string(an.PEM())) {
 							t.Errorf("%s is written to %s", name, c.Path)
 						}
@@ -170,7 +170,7 @@ func TestPlan(t *testing.T) {
 				Reasons            []string
 			}
 			want := result{tt.changes, tt.tool, tt.why, tt.drift, tt.reasons}
-			got := result{changes, strings.Join(p.Tool, " "), p.Why, p.Drift, reasons(p)}
+			got := result{changes.String(), strings.Join(p.Tool, " "), p.Why, p.Drift, reasons(p)}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

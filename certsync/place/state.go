@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -27,27 +26,16 @@ const (
 // it: the tools do not notice new content under an old name.
 var ownFile = regexp.MustCompile(`^nodestead-([0-9a-f]{64})\.(?:crt|pem)$`)
 
+// tempPrefix begins the names of the files that host.Host.WriteFile has not renamed
+// yet, or never will.
+const tempPrefix = ".nodestead-"
+
 // ownLink matches the links to our files that the tools make, on Debian and on
 // Alpine.
 var ownLink = regexp.MustCompile(`^(?:ca-cert-)?nodestead-[0-9a-f]{64}\.pem$`)
 
 // hashLink matches OpenSSL's hash links.
 var hashLink = regexp.MustCompile(`^[0-9a-f]{8}\.[0-9]+$`)
-
-// file is a file of anchors on the node.
-type file struct {
-	path string
-	found
-	// content is kept of our own files only.
-	content []byte
-	// irregular: what has our name is a link, a directory or worse.
-	irregular bool
-	mode      fs.FileMode
-	// err is why it could not be read.
-	err error
-	// unsafe is why it can be changed by others than root.
-	unsafe string
-}
 
 // state is all of a store that a plan rests on.
 type state struct {
@@ -65,8 +53,9 @@ type state struct {
 	// older: the bundle is older than the last change in the directory of
 	// anchors.
 	older bool
-	// unfinished: a run was killed, and its half of a bundle is still there.
-	unfinished bool
+	// unfinished: a run was killed, and its half of a bundle is still there;
+	// running: the run goes on.
+	unfinished, running bool
 
 	// hashed: the tool makes hash links. linked are those of the anchors in own
 	// that have one, by fingerprint.
@@ -138,8 +127,8 @@ func (s *Store) lookAtBundle(st *state) error {
 	if _, err := s.h.Lstat(s.layout.unfinished); err != nil {
 		return ignoreMissing(err)
 	}
-	running, err := runs(s.h)
-	st.unfinished = len(running) == 0
+	pids, err := runs(s.h)
+	st.unfinished, st.running = len(pids) == 0, len(pids) > 0
 	return err
 }
 
@@ -230,84 +219,6 @@ func confFiles(content []byte) []string {
 	return names
 }
 
-// entry is a file in a directory of anchors; mode has its type, not that of what
-// a link leads to.
-type entry struct {
-	path string
-	mode fs.FileMode
-}
-
-// tree is a directory of anchors as its tool walks it.
-type tree struct {
-	dirs  []string
-	files []entry
-}
-
-// walk lists the files that the layout's tool would read in a directory, and what
-// has one of our names there. A missing directory is empty.
-func walk(h *host.Host, dir string, l layout) (tree, error) {
-	var t tree
-	var visit func(dir string, depth int) error
-	visit = func(dir string, depth int) error {
-		entries, err := h.ReadDir(dir)
-		if err != nil {
-			return ignoreMissing(err)
-		}
-		t.dirs = append(t.dirs, dir)
-		for _, e := range entries {
-			name := path.Join(dir, e.Name())
-			if depth == 0 && ownFile.MatchString(e.Name()) {
-				t.files = append(t.files, entry{name, e.Type()})
-				continue
-			}
-			mode := e.Type()
-			if mode == fs.ModeSymlink {
-				fi, err := h.Stat(name)
-				if err != nil {
-					continue // dangling: the tools skip it
-				}
-				mode = fi.Mode()
-			}
-			switch {
-			case mode.IsDir() && l.deep && depth < maxDepth:
-				if err := visit(name, depth+1); err != nil {
-					return err
-				}
-			case mode.IsRegular() && l.reads(e.Name()):
-				t.files = append(t.files, entry{name, e.Type()})
-			}
-		}
-		return nil
-	}
-	return t, visit(dir, 0)
-}
-
-// readAnchors reads one file.
-func readAnchors(h *host.Host, e entry, der bool) file {
-	f := file{path: e.path}
-	if f.irregular = e.mode.Type() != 0; f.irregular && ownFile.MatchString(path.Base(e.path)) {
-		return f // what a link of our name leads to is nothing of ours
-	}
-	if f.content, f.err = h.ReadFile(e.path, maxFile); f.err != nil {
-		return f
-	}
-	f.found = scan(f.content, der)
-	return f
-}
-
-// stat finds out who can change a file of ours.
-func (f *file) stat(h *host.Host) error {
-	if f.irregular {
-		return nil
-	}
-	fi, err := h.Stat(f.path)
-	if err != nil {
-		return ignoreMissing(err) // it has just been removed
-	}
-	f.mode, f.unsafe = fi.Mode(), unsafeBy(fi)
-	return nil
-}
-
 // bundlePath is the bundle's path: the first that is there.
 func bundlePath(h *host.Host, l layout) string {
 	for _, name := range l.bundles {
@@ -316,24 +227,4 @@ func bundlePath(h *host.Host, l layout) string {
 		}
 	}
 	return l.bundles[0]
-}
-
-// unsafeBy says why others than root, or than who we are, can change a file or
-// directory.
-func unsafeBy(fi fs.FileInfo) string {
-	uid := int(fi.Sys().(*syscall.Stat_t).Uid)
-	switch {
-	case uid != 0 && uid != os.Geteuid():
-		return fmt.Sprintf("it is owned by user %d", uid)
-	case fi.Mode().Perm()&0o022 != 0:
-		return fmt.Sprintf("others than its owner may write to it (%v)", fi.Mode())
-	}
-	return ""
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

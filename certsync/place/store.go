@@ -110,7 +110,7 @@ func (s *Store) compare(anchors []anchor.Anchor) (Plan, state, error) {
 			s.tool + " has run, and even so: " + s.why + "; it is run again when something has changed, or in a while"})
 		p.Tool = nil
 	}
-	if p.Empty() && p.blocked() == nil {
+	if p.Empty() && p.blocked() == nil && !st.running {
 		s.inOrder(mark, anchors, p.Problems)
 	}
 	return p, st, nil

@@ -1,7 +1,6 @@
 package place
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -344,98 +343,6 @@ func testStale(t *testing.T, n *node) {
 	n.sync(t, n.store)
 }
 
-// testTwoAgents has two agents that do not know of each other bring the store to
-// the same set at once.
-func testTwoAgents(t *testing.T, n *node) {
-	one, two := n.open(t), n.open(t)
-	for round := range 10 {
-		anchors := sorted(newAnchor(t, fmt.Sprint("agents ", round)))
-		var wg sync.WaitGroup
-		for _, s := range []*Store{one, two} {
-			p := n.plan(t, s, anchors)
-			wg.Go(func() {
-				if err := s.Apply(t.Context(), p, anchors); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		n.check(t, anchors...)
-		for _, s := range []*Store{one, two} {
-			if p := n.plan(t, s, anchors); !p.Empty() {
-				t.Errorf("round %d: there is still something to do: %+v", round, p)
-			}
-		}
-	}
-	n.sync(t, n.store)
-}
-
-// testAnotherRun has somebody else run the tool, or dpkg's trigger, while the store
-// is brought up to date: from before it on, or when it has come to some point.
-func testAnotherRun(t *testing.T, n *node) {
-	bundle, half := filepath.Join(n.Root(), debianBundle), filepath.Join(n.Root(), debianBundle+".new")
-	size := func(name string) int64 {
-		fi, err := os.Stat(name)
-		if err != nil {
-			return -1
-		}
-		return fi.Size()
-	}
-	full := size(bundle)
-	for round := range 10 {
-		an := newAnchor(t, fmt.Sprint("another run ", round))
-		anchors := []anchor.Anchor{an}
-		point := []func() bool{
-			func() bool { return true },
-			func() bool { return size(filepath.Join(n.Root(), localDir, "nodestead-"+an.Fingerprint+".crt")) > 0 },
-			func() bool { return size(half) >= 0 },
-			func() bool { return size(half) > full/2 },
-			func() bool { return size(half) > full*9/10 },
-		}[round%5]
-		other := []string{debTool, "--fresh"}
-		if round >= 5 {
-			other = []string{"sh", "-c", "dpkg-trigger --no-await update-ca-certificates && dpkg --triggers-only ca-certificates"}
-		}
-		p := n.plan(t, n.store, anchors)
-		done := make(chan struct{})
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			err := lab.Until(t.Context(), time.Minute, func() error {
-				select {
-				case <-done: // too late
-					return nil
-				default:
-				}
-				if point() {
-					return nil
-				}
-				return errors.New("not there yet")
-			})
-			if err == nil {
-				_, err = n.Run(t.Context(), other...)
-			}
-			if err != nil { // it is spoiled by us as well as we by it
-				t.Logf("round %d: %v", round, err)
-			}
-		})
-		err := n.store.Apply(t.Context(), p, anchors)
-		close(done)
-		wg.Wait()
-		if err != nil {
-			t.Errorf("round %d: %v", round, err)
-		}
-		// The other may have begun after the last look. Then the next plan sees it.
-		if p := n.plan(t, n.store, anchors); !p.Empty() {
-			t.Logf("round %d: the next plan has to mend: %s", round, p.Why)
-			if err := n.store.Apply(t.Context(), p, anchors); err != nil {
-				t.Errorf("round %d: %v", round, err)
-			}
-		}
-		n.check(t, anchors...)
-	}
-	n.sync(t, n.store)
-}
-
 // testContainers proves that runs of the tool in containers, which have a root of
 // their own, are nobody's concern, and those on the node are.
 func testContainers(t *testing.T, n *node) {
@@ -485,70 +392,5 @@ func testReadOnly(t *testing.T, n *node) {
 	}
 	if p := n.plan(t, n.store, nil); !p.Empty() {
 		t.Errorf("something was left: %+v", p)
-	}
-}
-
-// testRHEL makes the node look like one of Red Hat's. It is an emulation: the
-// directories are theirs and p11-kit is the real one, but update-ca-trust is a
-// script of ours which calls it as theirs does.
-func testRHEL(t *testing.T, n *node) {
-	const bundle = "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"
-	n.run(t, "sh", "-ec", `mkdir -p /etc/pki/ca-trust/source/anchors /etc/pki/ca-trust/extracted/pem /etc/pki/tls/certs /etc/pkcs11/modules /usr/share/pki/ca-trust-source/anchors
-		ln -s /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem /etc/pki/tls/certs/ca-bundle.crt
-		sed "s|^x-init-reserved:.*|x-init-reserved: paths='/etc/pki/ca-trust/source:/usr/share/pki/ca-trust-source'|" /usr/share/p11-kit/modules/p11-kit-trust.module >/etc/pkcs11/modules/p11-kit-trust.module
-		cp /etc/ssl/certs/ca-certificates.crt /usr/share/pki/ca-trust-source/anchors/dist.pem
-		rm /etc/os-release`)
-	put(t, n.Root(), map[string]string{
-		"etc/os-release": "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n",
-		"usr/bin/update-ca-trust": `#!/bin/sh
-set -eu
-[ "$*" = extract ]
-exec trust extract --overwrite --format=pem-bundle --filter=ca-anchors --purpose=server-auth --comment /` + bundle + "\n",
-	})
-	n.run(t, "chmod", "755", "/usr/bin/update-ca-trust")
-	n.run(t, "update-ca-trust", "extract")
-	read := func() map[string]int {
-		t.Helper()
-		content, err := os.ReadFile(filepath.Join(n.Root(), bundle))
-		if err != nil {
-			t.Fatal(err)
-		}
-		certs, _ := anchor.Fingerprints(content)
-		return certs
-	}
-	before := read()
-	if len(before) < 10 {
-		t.Fatalf("the emulation's bundle has %d certificates", len(before))
-	}
-	s := n.open(t)
-	a, b := newAnchor(t, "a"), newAnchor(t, "b")
-	theirs := newAnchor(t, "theirs")
-	put(t, n.Root(), map[string]string{"etc/pki/ca-trust/source/anchors/theirs.der": string(theirs.Cert.Raw)})
-	n.run(t, "update-ca-trust", "extract")
-	for _, anchors := range [][]anchor.Anchor{sorted(a, theirs), sorted(a, b, theirs), {b}, nil} {
-		p := n.plan(t, s, anchors)
-		if want := []string{"/usr/bin/update-ca-trust", "extract"}; !slices.Equal(p.Tool, want) {
-			t.Errorf("the tool is %v", p.Tool)
-		}
-		if err := s.Apply(t.Context(), p, anchors); err != nil {
-			t.Fatal(err)
-		}
-		want := maps.Clone(before)
-		want[theirs.Fingerprint] = 1
-		for _, an := range anchors {
-			want[an.Fingerprint] = 1
-		}
-		if diff := cmp.Diff(want, read()); diff != "" {
-			t.Errorf("the bundle (-want +got):\n%s", diff)
-		}
-		for _, s := range []*Store{s, n.open(t)} {
-			if p := n.plan(t, s, anchors); !p.Empty() {
-				t.Errorf("there is still something to do: %+v", p)
-			}
-		}
-	}
-	n.run(t, "sh", "-c", ": >/"+bundle)
-	if p := n.plan(t, s, nil); !p.Empty() {
-		t.Errorf("with nothing of ours there, this is planned: %+v", p)
 	}
 }

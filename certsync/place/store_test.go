@@ -107,6 +107,7 @@ func TestForeignPlaces(t *testing.T) {
 		{"RHEL", "rhel", "x", pem, true},
 		{"RHEL", "rhel", "x.der", der, true},
 		{"RHEL", "rhel", "deep/x.crt", pem, false},
+		{"RHEL", "rhel", ".nodestead-KILLED.tmp", pem, false},
 		{"Flatcar", "flatcar", "x.pem", pem, true},
 		{"Flatcar", "flatcar", "x.crt", pem, false},
 	} {
