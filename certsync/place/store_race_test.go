@@ -1,11 +1,13 @@
 package place
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,10 +15,24 @@ import (
 	"github.com/nodestead/nodestead/internal/lab"
 )
 
+// counted has stores count the runs of their tool.
+func counted(stores ...*Store) *atomic.Int32 {
+	ran := new(atomic.Int32)
+	for _, s := range stores {
+		run := s.run
+		s.run = func(ctx context.Context, unit string, argv []string) error {
+			ran.Add(1)
+			return run(ctx, unit, argv)
+		}
+	}
+	return ran
+}
+
 // testTwoAgents has two agents that do not know of each other bring the store to
-// the same set at once.
+// the same set at once. One of them does it, the other has nothing left to do.
 func testTwoAgents(t *testing.T, n *node) {
 	one, two := n.open(t), n.open(t)
+	ran := counted(one, two)
 	for round := range 10 {
 		anchors := sorted(newAnchor(t, fmt.Sprint("agents ", round)))
 		var wg sync.WaitGroup
@@ -29,6 +45,9 @@ func testTwoAgents(t *testing.T, n *node) {
 			})
 		}
 		wg.Wait()
+		if got := ran.Swap(0); got != 1 {
+			t.Errorf("round %d: the tool has run %d times", round, got)
+		}
 		n.check(t, anchors...)
 		for _, s := range []*Store{one, two} {
 			if p := n.plan(t, s, anchors); !p.Empty() {
