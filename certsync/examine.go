@@ -43,11 +43,7 @@ func Examine(ctx context.Context, cfg Config, registries []string) (Examination,
 			s.ask(ctx, rt, w)
 			rt.decision = s.decide(ctx, rt, w, true)
 		}
-		st := rt.status()
-		if rt.err != nil {
-			e.Errs = append(e.Errs, rt.err.Error())
-		}
-		e.Runtimes = append(e.Runtimes, st)
+		e.Runtimes = append(e.Runtimes, rt.status())
 	}
 	return e, ctx.Err()
 }

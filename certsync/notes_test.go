@@ -54,11 +54,12 @@ func TestWrong(t *testing.T) {
 		Warnings: refusal, // no fault
 		Errs:     []string{"disk full"},
 		Targets: []TargetStatus{
-			{Name: "store", Err: "the tool failed"},
+			{Name: "store", Err: "the tool failed: in the way", Problems: []place.Problem{{Path: "/q", Reason: "x", Detail: "in the way"}}},
 			{Name: "docker/a:1", InSync: true, Problems: []place.Problem{{Path: "/p", Reason: "foreign", Detail: "left alone"}}},
 		},
 		Runtimes: []RuntimeStatus{
 			{Name: daemon.Docker, Decision: daemon.Decision{Action: daemon.Pending, Reason: "restart_never", Detail: "set so"}},
+			{Name: daemon.CRIO, Err: "it does not answer"},
 			{Name: daemon.Containerd, Decision: daemon.Decision{Action: daemon.Leave}, Answers: []daemon.Answer{
 				{Registry: "a:1", Verdict: daemon.Trusted}, {Registry: "b:1", Verdict: daemon.Unclear, Text: "refused"},
 			}},
@@ -68,9 +69,10 @@ func TestWrong(t *testing.T) {
 		"disk full",
 		"source /ca: empty: no file",
 		"refused /ca/a.crt: expired: since yesterday",
-		"target store: the tool failed",
+		"target store: the tool failed: in the way",
 		"target docker/a:1: /p: foreign: left alone",
 		"restart of docker is pending: restart_never: set so",
+		"crio could not be looked at: it does not answer",
 		"containerd does not say that it trusts b:1: refused",
 	}
 	if diff := cmp.Diff(want, s.Wrong()); diff != "" {

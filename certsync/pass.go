@@ -165,6 +165,9 @@ func (s *Syncer) certs() []targetWork {
 	for _, name := range []daemon.Name{daemon.Docker, daemon.Containerd, daemon.CRIO} {
 		dirs := []string{usualCertDir(name)}
 		if rt := s.runtimes[name]; rt != nil {
+			if s.cfg.CertsD && (rt.err != nil || len(rt.facts.CertDirs) == 0 && rt.facts.CertDirsWhy == "") {
+				continue // it is not known where it reads: what is there stays
+			}
 			dirs = append(dirs, rt.facts.CertDirs...)
 		}
 		slices.Sort(dirs)

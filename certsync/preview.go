@@ -108,9 +108,12 @@ func (p Preview) Print(w io.Writer) error {
 	for _, a := range p.Anchors {
 		fmt.Fprintf(&b, "  %s  %s, until %s, from %s\n", a.Fingerprint, a.Cert.Subject, a.Cert.NotAfter.UTC().Format("2006-01-02"), a.Source)
 	}
-	for what, all := range map[string][]anchor.Refusal{"refused": p.Refused, "warning": p.Warnings, "broken": p.Broken} {
-		for _, r := range all {
-			fmt.Fprintf(&b, "  %s: %s: %s: %s\n", what, r.Source, r.Reason, r.Detail)
+	for _, kind := range []struct {
+		what string
+		all  []anchor.Refusal
+	}{{"refused", p.Refused}, {"warning", p.Warnings}, {"broken", p.Broken}} {
+		for _, r := range kind.all {
+			fmt.Fprintf(&b, "  %s: %s: %s: %s\n", kind.what, r.Source, r.Reason, r.Detail)
 		}
 	}
 	changes := false

@@ -52,10 +52,14 @@ func newRuntime(cfg daemon.Config) *runtime {
 }
 
 func (rt *runtime) status() RuntimeStatus {
-	return RuntimeStatus{
+	st := RuntimeStatus{
 		Name: rt.cfg.Name, Present: rt.facts.Present, Facts: rt.facts,
 		Answers: rt.asked.answers, Decision: rt.decision, Restarts: maps.Clone(rt.restarts),
 	}
+	if rt.err != nil {
+		st.Err = rt.err.Error()
+	}
+	return st
 }
 
 // settled tells whether nothing about the daemon waits for a change.
@@ -164,7 +168,7 @@ func Reasons() []string { return append(slices.Clone(daemon.Reasons()), noAnchor
 // ask asks a daemon about all registries, unless it was asked lately.
 func (s *Syncer) ask(ctx context.Context, rt *runtime, w work) {
 	rt.asked = asked{key: s.key(rt, w), at: s.now()}
-	if !rt.facts.Healthy {
+	if !rt.facts.Healthy || rt.facts.NoCRI {
 		return
 	}
 	for _, registry := range s.cfg.Registries {
@@ -356,9 +360,8 @@ func words(answers []daemon.Answer) string {
 // noteRuntime logs what is wrong with a daemon.
 func (s *Syncer) noteRuntime(r RuntimeStatus) {
 	name := string(r.Name)
-	rt := s.runtimes[r.Name]
-	if rt.err != nil {
-		s.notes.say("runtime "+name, "a daemon could not be looked at", "runtime", name, "err", rt.err)
+	if r.Err != "" {
+		s.notes.say("runtime "+name, "a daemon could not be looked at", "runtime", name, "err", r.Err)
 	}
 	d := r.Decision
 	if d.Action == daemon.Pending {

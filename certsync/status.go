@@ -1,6 +1,7 @@
 package certsync
 
 import (
+	"strings"
 	"time"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
@@ -49,6 +50,7 @@ type TargetStatus struct {
 // RuntimeStatus is how one daemon is.
 type RuntimeStatus struct {
 	Name     daemon.Name
+	Err      string // it could not be looked at
 	Present  bool
 	Facts    daemon.Facts
 	Answers  []daemon.Answer // none: it was not asked
@@ -84,10 +86,16 @@ func (s Status) Wrong() []string {
 			wrong = append(wrong, "target "+t.Name+": "+t.Err)
 		}
 		for _, p := range t.Problems {
+			if strings.Contains(t.Err, p.Detail) {
+				continue // it is why the target is not in sync
+			}
 			wrong = append(wrong, "target "+t.Name+": "+p.Path+": "+p.Reason+": "+p.Detail)
 		}
 	}
 	for _, r := range s.Runtimes {
+		if r.Err != "" {
+			wrong = append(wrong, string(r.Name)+" could not be looked at: "+r.Err)
+		}
 		if r.Decision.Action == daemon.Pending {
 			wrong = append(wrong, "restart of "+string(r.Name)+" is pending: "+r.Decision.Reason+": "+r.Decision.Detail)
 			continue

@@ -58,11 +58,14 @@ func unknownTrust(check string, err error) Verdict {
 // judgeTrust judges what was found. It is a pure function.
 func judgeTrust(e certsync.Examination, registries []string, now time.Time) []Verdict {
 	out := []Verdict{judgeSources(e, now), judgeTargets("ca_store", "the trust store", e, isStore), judgeTargets("ca_certs_d", "certs.d", e, isCertsD)}
-	for _, text := range e.Errs {
-		out = append(out, Verdict{"runtimes", Unknown, strings.ReplaceAll(text, "\n", "; "), "see whether the node's sockets and its D-Bus can be reached from here (host_root)"})
-	}
 	present := 0
 	for _, r := range e.Runtimes {
+		if r.Err != "" {
+			present++
+			out = append(out, Verdict{"runtime_" + string(r.Name), Unknown, "it could not be looked at: " + strings.ReplaceAll(r.Err, "\n", "; "),
+				"see whether the node's sockets and its D-Bus can be reached from here (host_root)"})
+			continue
+		}
 		if !r.Present {
 			continue
 		}
@@ -72,7 +75,7 @@ func judgeTrust(e certsync.Examination, registries []string, now time.Time) []Ve
 			out = append(out, judgeRegistry(r, registry, len(e.Anchors), e.Waiting))
 		}
 	}
-	if present == 0 && len(e.Errs) == 0 {
+	if present == 0 {
 		out = append(out, Verdict{"runtimes", Unknown, "no daemon that pulls images was found: no dockerd, containerd or CRI-O",
 			"mount the host's root and name it (host_root); a daemon at another socket is not known"})
 	}

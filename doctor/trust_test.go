@@ -151,8 +151,8 @@ func TestTrustVerdicts(t *testing.T) {
 		{name: "no daemon", inject: func(e *certsync.Examination) { e.Runtimes = e.Runtimes[:1] },
 			want: []string{"runtimes unknown"}, says: []string{"no dockerd, containerd or CRI-O"}},
 		{name: "a daemon that could not be looked at", inject: func(e *certsync.Examination) {
-			e.Runtimes, e.Errs = e.Runtimes[:1], []string{"ask systemd:\ntimeout"}
-		}, want: []string{"runtimes unknown"}, says: []string{"ask systemd:; timeout"}, silence: []string{"no dockerd"}},
+			docker(e).Err = "ask systemd:\ntimeout"
+		}, want: []string{"runtime_docker unknown"}, says: []string{"ask systemd:; timeout"}, silence: []string{"no dockerd"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := trusting()

@@ -25,7 +25,7 @@ func TestBoxLook(t *testing.T) {
 	}
 
 	n.run(t, "systemctl", "start", "docker.socket")
-	want := Facts{Present: true, Unit: host.Unit{
+	want := Facts{Present: true, CertDirs: []string{"/etc/docker/certs.d"}, Unit: host.Unit{
 		Name: "docker.service", ActiveState: "inactive", Result: "success", TriggeredBy: []string{"docker.socket"},
 	}}
 	if diff := cmp.Diff(want, n.look(t, dockerConfig), ignore); diff != "" {
@@ -57,6 +57,18 @@ func TestBoxLook(t *testing.T) {
 		t.Errorf("docker with containers and live-restore (-want +got)\n%s", diff)
 	}
 
+	n.write(t, "etc/docker/daemon.json", "{\"live-restore\": true,}")
+	if got := n.look(t, dockerConfig).BrokenConfig; !strings.HasPrefix(got, "/etc/docker/daemon.json: invalid character") {
+		t.Errorf("docker with a broken configuration: %q", got)
+	}
+	n.write(t, "etc/docker/daemon.json", liveRestore)
+	config := n.run(t, "cat", "/etc/containerd/config.toml")
+	n.write(t, "etc/containerd/config.toml", config+"[")
+	if got := n.look(t, containerdConfig).BrokenConfig; !strings.HasPrefix(got, "/etc/containerd/config.toml: ") {
+		t.Errorf("containerd with a broken configuration: %q", got)
+	}
+	n.write(t, "etc/containerd/config.toml", config)
+
 	containerd := n.look(t, containerdConfig)
 	want = Facts{
 		Present: true, Healthy: true, StopsDocker: true, CertDirs: []string{"/etc/containerd/certs.d"},
@@ -81,7 +93,6 @@ func TestBoxLook(t *testing.T) {
 	}
 
 	// As Docker's own packages have it.
-	config := n.run(t, "cat", "/etc/containerd/config.toml")
 	n.write(t, "etc/containerd/config.toml", "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"+config)
 	_, containerd = n.renew(t, containerdConfig)
 	if !containerd.NoCRI || containerd.CertDirs != nil {

@@ -2,11 +2,15 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/nodestead/nodestead/certsync/host"
 )
 
 // containerdFile is where containerd has its configuration, unless its unit
@@ -17,6 +21,35 @@ const containerdFile = "/etc/containerd/config.toml"
 const setConfigPath = `set config_path = "/etc/containerd/certs.d" in ` + containerdFile +
 	`, under [plugins."io.containerd.grpc.v1.cri".registry] (containerd 1) or ` +
 	`[plugins."io.containerd.cri.v1.images".registry] (containerd 2), and restart it once`
+
+// dockerFile is where docker has its configuration, unless its unit says
+// otherwise.
+const dockerFile = "/etc/docker/daemon.json"
+
+// brokenConfig says why a daemon could not read its configuration file any more,
+// "" if it could, as far as its form goes: with one that was broken after its
+// start a restart would be its end.
+func brokenConfig(h *host.Host, name Name) string {
+	file, parse := containerdFile, toml.Unmarshal
+	switch name {
+	case Docker:
+		file, parse = dockerFile, json.Unmarshal
+	case CRIO:
+		return ""
+	}
+	content, err := h.ReadFile(file, maxAnswer)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	if err == nil {
+		var values map[string]any
+		err = parse(content, &values)
+	}
+	if err != nil {
+		return fmt.Sprintf("%s: %v", file, err)
+	}
+	return ""
+}
 
 // statusConfigPath reads config_path from the configuration that containerd 1
 // adds to its CRI status. containerd 2 does not say it there: ok is false.

@@ -76,6 +76,10 @@ type Facts struct {
 	// stop stops docker's.
 	StopsDocker bool
 
+	// BrokenConfig says why the daemon could not read its configuration file, as
+	// it is now, at another start; "": it could.
+	BrokenConfig string
+
 	// OtherStore is SSL_CERT_FILE=… and SSL_CERT_DIR=… in the daemon's
 	// environment: what the store has does not reach it.
 	OtherStore string

@@ -120,6 +120,8 @@ func obstacle(c Case) string {
 		return busy
 	case !c.Facts.Healthy:
 		return notHealthy
+	case c.Facts.BrokenConfig != "":
+		return configBroken
 	}
 	if c.Config.Name == Docker {
 		if why := losesContainers(c); why != "" {
@@ -153,6 +155,8 @@ func dockerObstacle(docker *Case, now time.Time) string {
 		return busy
 	case !docker.Facts.Healthy:
 		return notHealthy
+	case docker.Facts.BrokenConfig != "":
+		return configBroken
 	case recent(docker.History.Times, now) >= maxRestarts:
 		return tooOften
 	}

@@ -238,6 +238,8 @@ var decisions = []struct {
 
 	// How often.
 	{"three in an hour", func(c *Case) { c.History.Times = slices.Repeat([]time.Time{later}, 3) }, Restart, startedBefore},
+	{"its configuration was broken since", func(c *Case) { c.Facts.BrokenConfig = "daemon.json: nonsense" }, Pending, configBroken},
+	{"docker's configuration was broken since", stopsDocker(func(d *Case) { d.Facts.BrokenConfig = "daemon.json: nonsense" }), Pending, configBroken},
 	{"four in an hour", func(c *Case) { c.History.Times = slices.Repeat([]time.Time{later}, 4) }, Pending, tooOften},
 	{"four, one of them an hour ago", func(c *Case) {
 		c.History.Times = append(slices.Repeat([]time.Time{later}, 3), earlier)

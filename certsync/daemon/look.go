@@ -26,9 +26,16 @@ func Look(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, docke
 	} else if !errors.Is(statErr, fs.ErrNotExist) {
 		err = errors.Join(err, statErr)
 	}
+	switch cfg.Name {
+	case Docker:
+		f.CertDirs = []string{"/etc/docker/certs.d"}
+	case CRIO:
+		f.CertDirs = []string{"/etc/containers/certs.d"}
+	}
 	if err != nil || !f.Present || f.NoUnit == "" && !runs(f.Unit) {
 		return f, err
 	}
+	f.BrokenConfig = brokenConfig(h, cfg.Name)
 	f.OtherStore = otherStore(h, f.Unit.MainPID)
 	if cfg.Name == Docker {
 		err = lookAtDocker(ctx, h, &f)
@@ -57,7 +64,6 @@ func lookAtUnit(ctx context.Context, sd *host.Systemd, cfg Config, dockerUnit st
 }
 
 func lookAtDocker(ctx context.Context, h *host.Host, f *Facts) error {
-	f.CertDirs = []string{"/etc/docker/certs.d"}
 	api := dialDocker(h.Socket(Docker.socket()))
 	defer api.close()
 	info, err := api.info(ctx)
@@ -82,7 +88,6 @@ func lookAtCRI(ctx context.Context, h *host.Host, name Name, f *Facts) error {
 	f.Healthy, f.Version, f.NoCRI = true, state.version, state.off
 	switch {
 	case name == CRIO:
-		f.CertDirs = []string{"/etc/containers/certs.d"}
 	case state.off:
 		f.CertDirsWhy = "its CRI is off, so it pulls nothing itself"
 	default:

@@ -28,6 +28,7 @@ const (
 	noUnit           = "no_unit"
 	busy             = "busy"
 	notHealthy       = "not_healthy"
+	configBroken     = "config_broken"
 	noLiveRestore    = "no_live_restore"
 	tooOften         = "too_often"
 )
@@ -40,7 +41,7 @@ const (
 
 var reasons = [...]string{
 	notPresent, notRunning, noCRI, storeNotReady, trusted, unclear, upToDate, wouldNotHelp, didNotHelp,
-	otherStoreSet, restartFailed, alreadyRestarted, restartNever, noUnit, busy, notHealthy, noLiveRestore, tooOften,
+	otherStoreSet, restartFailed, alreadyRestarted, restartNever, noUnit, busy, notHealthy, configBroken, noLiveRestore, tooOften,
 	untrusted, startedBefore,
 }
 
@@ -97,6 +98,13 @@ func explain(c Case, d Decision) Decision {
 	case notHealthy:
 		d.Detail = fmt.Sprintf("%s needs a restart, and does not answer on its socket, so it is not known what a restart would stop", name)
 		d.Remedy = "look at it: systemctl status " + c.Config.Unit
+	case configBroken:
+		broken := c.Facts.BrokenConfig
+		if broken == "" && c.Docker != nil {
+			broken = c.Docker.Facts.BrokenConfig
+		}
+		d.Detail = fmt.Sprintf("%s needs a restart, and would not come back from it: %s", name, broken)
+		d.Remedy = "repair that file: no start of the daemon would succeed with it, ours or another"
 	case noLiveRestore:
 		d.Detail = fmt.Sprintf("%s needs a restart, which would stop all containers of docker, because its live-restore is off", name)
 		d.Remedy = `switch it on without a restart: "live-restore": true in /etc/docker/daemon.json, then systemctl reload ` + dockerUnit(c) +
