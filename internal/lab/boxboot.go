@@ -182,7 +182,7 @@ func (b *Box) ready(ctx context.Context) error {
 	if err := until("containerd", func() error { return b.podsReady(ctx) }); err != nil {
 		return err
 	}
-	return b.load(ctx, b.images, []string{pauseImage, resolversImage})
+	return b.load(ctx, b.images, []string{pauseImage, ResolversImage})
 }
 
 // rooted returns an error until the box has its own root. Before, Root is that

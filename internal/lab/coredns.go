@@ -155,6 +155,11 @@ func (l *Lab) coreDNSBinary() (string, error) {
 func goCommand(ctx context.Context, dir string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=", "GOWORK=off", "GOOS=", "GOARCH=")
+	cmd.Env = goEnv(dir)
 	return run(cmd)
+}
+
+// goEnv is the environment of goCommand.
+func goEnv(dir string) []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=", "GOWORK=off", "GOOS=", "GOARCH=")
 }

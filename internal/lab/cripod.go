@@ -142,7 +142,7 @@ func (p *CRIPod) runContainer(ctx context.Context, cfg CRIPodConfig, sandbox *cr
 	labels["io.kubernetes.container.name"] = name
 	config := &cri.ContainerConfig{
 		Metadata: &cri.ContainerMetadata{Name: name},
-		Image:    &cri.ImageSpec{Image: cmp.Or(cfg.Image, resolversImage)},
+		Image:    &cri.ImageSpec{Image: cmp.Or(cfg.Image, ResolversImage)},
 		Command:  cfg.Command,
 		Labels:   labels,
 		LogPath:  logPath(name),

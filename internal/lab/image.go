@@ -25,8 +25,9 @@ import (
 
 // The images of a box, which it has from the start. None can be pulled.
 const (
-	pauseImage     = "localhost/lab/pause:1"
-	resolversImage = "localhost/lab/resolvers:1"
+	pauseImage = "localhost/lab/pause:1"
+	// ResolversImage has the programs of the resolvers, see ClientPath. It waits forever.
+	ResolversImage = "localhost/lab/resolvers:1"
 )
 
 //go:embed box/init.sh box/pause.c
@@ -114,7 +115,7 @@ func (l *Lab) boxImages() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build pause: %w", err)
 	}
-	resolvers := Image{Name: resolversImage, Entrypoint: []string{"/pause"}, Files: map[string]string{"pause": pause}}
+	resolvers := Image{Name: ResolversImage, Entrypoint: []string{"/pause"}, Files: map[string]string{"pause": pause}}
 	for _, r := range Resolvers() {
 		client, err := l.Client(r)
 		if err != nil {
