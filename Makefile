@@ -15,14 +15,14 @@ FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build check lint test race fuzz fmt bench demo setup clean
+.PHONY: help build check lint test e2e race fuzz fmt bench demo setup clean
 
 define need-root
 @[ "$$(id -u)" -eq 0 ] || { echo "make $@ needs root, because it makes network namespaces: sudo make $@" >&2; exit 1; }
 endef
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the static binary bin/nodestead
 	go build -buildvcs=false -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/nodestead ./cmd/nodestead
@@ -48,6 +48,12 @@ else
 	@go test -v -count=1 -p 1 -timeout 15m ./... | grep -Ev '^(=== |PASS$$|[[:space:]]*--- PASS)'
 endif
 	@$(MAKE) --no-print-directory race
+
+# Too long for make test: a real Kubernetes in a box, with kube-proxy in both its modes, and the agent on one as a
+# DaemonSet. The first time it builds Kubernetes and CoreDNS, ten minutes or more on two cores, hence the timeout; that is kept in the lab's cache.
+e2e: ## Run the end-to-end tests, on a real Kubernetes in a box (needs root)
+	$(need-root)
+	@echo '==> go test, with Kubernetes'; NODESTEAD_E2E=1 go test -count=1 -p 1 -timeout 60m -v -run '^Test(Kubernetes|Story)' ./internal/lab ./internal/lab/e2e
 
 # Under the race detector the kernel's timing means nothing. In a user namespace root is nobody, and what needs root skips.
 race: AS_NOBODY := $(if $(filter 0,$(shell id -u)),-exec 'unshare --user --map-user=65534')

@@ -31,7 +31,7 @@ const (
 )
 
 // Holder makes packets collide. It holds UDP packets to port 53 (or targetPort)
-// that leave the node over its uplink after they are translated and before conntrack confirms
+// that leave the node over its uplink, or for a pod of a box, after they are translated and before conntrack confirms
 // them, and lets those of one client (address and port) go together: so all of
 // them were translated before the first was confirmed.
 type Holder struct {
@@ -269,22 +269,25 @@ func (h *Holder) change(fn func(*nftables.Conn, *nftables.Chain)) error {
 	})
 }
 
-// addRules sends the packets to the queue: oifname UPLINK udp dport 53 queue.
-// It does so by the target NFQUEUE of x_tables, since a kernel may lack nft's
+// addRules sends the packets to the queue: oifname UPLINK udp dport 53 queue,
+// and the same for the links of a box's pods, where a cluster has its DNS servers. It does so by the target NFQUEUE of x_tables, since a kernel may lack nft's
 // own "queue".
 func (h *Holder) addRules() error {
 	return h.change(func(conn *nftables.Conn, c *nftables.Chain) {
 		conn.AddChain(c)
-		name := make([]byte, unix.IFNAMSIZ)
-		copy(name, Uplink)
-		for _, port := range []uint16{dnsPort, targetPort} {
-			exprs := []expr.Any{
-				&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-				&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: name},
+		uplink := make([]byte, unix.IFNAMSIZ)
+		copy(uplink, Uplink)
+		// Without its zeros a name is the beginning of one.
+		for _, name := range [][]byte{uplink, []byte(podLinks)} {
+			for _, port := range []uint16{dnsPort, targetPort} {
+				exprs := []expr.Any{
+					&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+					&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: name},
+				}
+				exprs = append(exprs, matchPort(unix.IPPROTO_UDP, port)...)
+				exprs = append(exprs, nfqueueTarget(h.number))
+				conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs})
 			}
-			exprs = append(exprs, matchPort(unix.IPPROTO_UDP, port)...)
-			exprs = append(exprs, nfqueueTarget(h.number))
-			conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs})
 		}
 	})
 }

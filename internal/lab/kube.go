@@ -222,9 +222,9 @@ func (k *Kubernetes) Apply(ctx context.Context, manifests string) error {
 func (k *Kubernetes) WaitReady(ctx context.Context, namespace string, resources ...string) error {
 	for _, r := range resources {
 		kind, _, _ := strings.Cut(r, "/")
-		args := []string{"wait", "--for=condition=Ready", "--timeout=1s", r}
+		args := []string{"wait", "--for=condition=Ready", "--timeout=5s", r}
 		if slices.Contains([]string{"deployment", "daemonset", "statefulset"}, kind) {
-			args = []string{"rollout", "status", "--timeout=1s", r}
+			args = []string{"rollout", "status", "--timeout=5s", r}
 		}
 		if namespace != "" {
 			args = append(args, "--namespace="+namespace)

@@ -89,7 +89,7 @@ func (u kubeUnit) text() string {
 	if u.after != "" {
 		fmt.Fprintf(&b, "After=%[1]s.service\nWants=%[1]s.service\n", u.after)
 	}
-	fmt.Fprintf(&b, "[Service]\nType=%s\nRestart=always\nRestartSec=500ms\n", u.kind)
+	fmt.Fprintf(&b, "[Service]\nType=%s\nTimeoutStartSec=infinity\nRestart=always\nRestartSec=500ms\n", u.kind)
 	fmt.Fprintf(&b, "ExecStart=/usr/local/bin/%s %s\n", u.name, strings.Join(u.args, " "))
 	return b.String()
 }
