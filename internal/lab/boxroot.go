@@ -22,7 +22,7 @@ var (
 	boxSuite    = "bookworm"
 	boxPackages = []string{
 		"systemd", "systemd-sysv", "dbus", "ca-certificates", "docker.io", "iptables", "iproute2", "procps",
-		"containernetworking-plugins", "p11-kit",
+		"containernetworking-plugins", "p11-kit", "nftables",
 	}
 	boxDisabled = []string{"docker.service", "docker.socket"}
 	boxMasked   = []string{
