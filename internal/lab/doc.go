@@ -12,6 +12,8 @@
 //
 //	CRI pod ── vethN ┤ node ── …        remote ─ registry, with a certificate of a CA
 //
+// A box can become the only node of a real Kubernetes, see Box.StartKubernetes.
+//
 // For tests of trust it has a PKI, and real registries whose certificates come
 // from that, from which the box's daemons pull. A box can be laid out as RHEL.
 //

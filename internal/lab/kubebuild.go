@@ -108,29 +108,6 @@ func (l *Lab) etcdBinary(ctx context.Context) (string, error) {
 	})
 }
 
-// helmModules are the versions of helm that charts are tested with.
-var helmModules = map[string]string{
-	"3": "helm.sh/helm/v3/cmd/helm@v3.22.0",
-	"4": "helm.sh/helm/v4/cmd/helm@v4.3.2",
-}
-
-// Helm returns the path of helm of this major version, "3" or "4", in the cache,
-// and builds it if need be, which takes minutes.
-func (l *Lab) Helm(version string) (string, error) {
-	module, ok := helmModules[version]
-	if !ok {
-		return "", fmt.Errorf("no helm %q", version)
-	}
-	path, err := cached(l.ctx, "helm", []string{module, runtime.GOARCH}, func(dir string) error {
-		l.log.Info("building helm, which takes some minutes", "module", module)
-		return goCommand(l.ctx, dir, "install", "-trimpath", "-ldflags=-s -w", module)
-	})
-	if err != nil {
-		return "", fmt.Errorf("build helm %s: %w", version, err)
-	}
-	return path, nil
-}
-
 // KubernetesBinaries builds what StartKubernetes needs and the cache lacks, so
 // that the time for a test is not spent on it.
 func (l *Lab) KubernetesBinaries() error {

@@ -45,11 +45,3 @@ replace k8s.io/kms => k8s.io/kms v0.34.2
 		t.Errorf("without replacements: %s", got)
 	}
 }
-
-// TestHelmUnknown: the known versions are built where charts are tested.
-func TestHelmUnknown(t *testing.T) {
-	t.Parallel()
-	if path, err := (&Lab{}).Helm("2"); err == nil {
-		t.Errorf("helm 2 is %s", path)
-	}
-}
