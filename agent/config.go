@@ -13,7 +13,7 @@ import (
 // environment variable, its flag and their help (see Keys). A field's type must
 // implement encoding.TextUnmarshaler and refuse what is no good value; a list
 // is a slice of such a type, and is a set: no value may stand in it twice. The
-// tag empty says what an empty list stands for, where it may be empty.
+// tag empty says what an empty list or text stands for, where it may be empty.
 type Config struct {
 	Log      LogConfig   `yaml:"log"`
 	HTTP     HTTPConfig  `yaml:"http"`
@@ -30,8 +30,9 @@ type LogConfig struct {
 
 // HTTPConfig is where the agent serves HTTP.
 type HTTPConfig struct {
-	Watch Address `yaml:"watch" syntax:"address" help:"IP address (none: all) and port of /metrics, /healthz, /readyz and /api/v1/incidents"`
-	Trust Address `yaml:"trust" syntax:"address" help:"the same for the trust half alone: /metrics, /healthz and /readyz"`
+	Watch     Address   `yaml:"watch" syntax:"address" help:"IP address (none: all) and port of the status page (/), /metrics, /healthz, /readyz and /api/v1/incidents"`
+	Trust     Address   `yaml:"trust" syntax:"address" help:"the same for the trust half alone: the status page (/), /metrics, /healthz and /readyz"`
+	WebConfig WebConfig `yaml:"web_config" syntax:"file" help:"web configuration of the Prometheus exporters (TLS, basic auth) for HTTP; none: plain HTTP, open to all" empty:"none"`
 }
 
 // NamesConfig is about DNS lookups.

@@ -42,6 +42,7 @@ func TestKeys(t *testing.T) {
 		"log.format NODESTEAD_LOG_FORMAT text",
 		"http.watch NODESTEAD_HTTP_WATCH :9853",
 		"http.trust NODESTEAD_HTTP_TRUST :9854",
+		"http.web_config NODESTEAD_HTTP_WEB_CONFIG ",
 		"host_root NODESTEAD_HOST_ROOT /host",
 		"names.ports NODESTEAD_NAMES_PORTS 53",
 		"names.lookups.interfaces NODESTEAD_NAMES_LOOKUPS_INTERFACES ",

@@ -20,6 +20,7 @@ type desk struct {
 	metrics  *metrics
 	reporter *reporter
 	history  *history
+	board    *board
 	stalled  chan lookup.Stalled
 
 	mu        sync.Mutex
@@ -51,9 +52,9 @@ const (
 // takes milliseconds each; those beyond do without.
 const stalledQueue = 64
 
-func newDesk(watching bool, f finder, m *metrics, r *reporter, h *history) *desk {
+func newDesk(watching bool, f finder, m *metrics, r *reporter, h *history, b *board) *desk {
 	d := &desk{
-		finder: f, metrics: m, reporter: r, history: h, watching: watching,
+		finder: f, metrics: m, reporter: r, history: h, board: b, watching: watching,
 		stalled:   make(chan lookup.Stalled, stalledQueue),
 		resolvers: make(map[netip.Addr]lookup.Resolver),
 	}
@@ -72,6 +73,11 @@ func (d *desk) who(c lookup.Client, at time.Time) workload.Workload {
 func (d *desk) incident(in incident.Incident) {
 	d.metrics.incident(in)
 	d.history.add(in)
+	if in.Cause.Timeout() {
+		d.board.minutes.add(in.Time, 0, in.Count, 0)
+	} else {
+		d.board.minutes.add(in.Time, 0, 0, in.Count)
+	}
 	d.reporter.take(in)
 }
 
@@ -98,11 +104,16 @@ func (d *desk) finding(f conntrack.Finding) {
 			d.reporter.take(f)
 		}
 	case conntrack.Blindness:
-		d.metrics.blindness(conntrackSensor, string(f.Reason), f.Blind)
+		d.blindness(f.Blind, blindness{blindKey{conntrackSensor, string(f.Reason)}, f.Time, f.Evidence, f.Remedy})
 		d.reporter.take(f)
 	case conntrack.Drop, conntrack.Loss:
 		d.reporter.take(f)
 	}
+}
+
+func (d *desk) blindness(is bool, v blindness) {
+	d.metrics.blindness(v.sensor, v.reason, is)
+	d.board.blindness(is, v)
 }
 
 func (d *desk) collision(original conntrack.Tuple, result string, now time.Time) {
@@ -140,7 +151,7 @@ func (d *desk) event(e lookup.Event) {
 		d.reporter.take(e)
 	case lookup.Blindness:
 		d.joiner.Seen(e)
-		d.metrics.blindness(lookupSensor, string(e.Reason), e.Blind)
+		d.blindness(e.Blind, blindness{blindKey{lookupSensor, string(e.Reason)}, e.Time, e.Evidence, e.Remedy})
 		d.reporter.take(e)
 	}
 }
@@ -155,6 +166,11 @@ func (d *desk) known(t lookup.Totals) bool {
 func (d *desk) total(t lookup.Totals) {
 	w := d.who(t.Client, t.Seen)
 	d.metrics.totals(t, w)
+	var n uint64
+	for _, c := range t.Lookups {
+		n += c.N
+	}
+	d.board.minutes.add(t.At, n, 0, 0)
 	if a, ok := incident.FromTotals(t, w); ok {
 		d.reporter.take(a)
 	}

@@ -27,7 +27,7 @@ var runner = workload.Workload{Namespace: "ci", Pod: "runner", Container: "helpe
 func newTestDesk(pods map[netip.Addr]workload.Workload) (*desk, *fakeFinder) {
 	f := &fakeFinder{pods: pods}
 	m := newMetrics(prometheus.NewRegistry(), true, readers{}, slog.New(slog.DiscardHandler))
-	return newDesk(true, f, m, newReporter(slog.New(slog.DiscardHandler)), &history{}), f
+	return newDesk(true, f, m, newReporter(slog.New(slog.DiscardHandler)), &history{}, newBoard()), f
 }
 
 // lost is a lookup of the runner that the retry saved.

@@ -35,6 +35,18 @@ func (h *history) add(in incident.Incident) {
 	h.next = (h.next + 1) % historyLength
 }
 
+// last gives the newest incidents, at most n, the newest first.
+func (h *history) last(n int) []incident.Incident {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n = min(n, len(h.ring))
+	all := make([]incident.Incident, 0, n)
+	for i := range n {
+		all = append(all, h.ring[(h.next+len(h.ring)-1-i)%len(h.ring)])
+	}
+	return all
+}
+
 // newestFirst gives the incidents that want says yes to.
 func (h *history) newestFirst(want func(incident.Incident) bool) []incidentJSON {
 	h.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -66,11 +67,10 @@ func (h *health) state() (alive, ready bool, why string) {
 	return h.alive, h.ready, h.why
 }
 
-// newServer adds the pages that every agent has to the mux of its halves.
-func newServer(mux *http.ServeMux, registry *prometheus.Registry, healths []*health, log *slog.Logger) *http.Server {
-	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+// addPages adds the pages that every agent has to the mux of its halves.
+func addPages(mux *http.ServeMux, registry *prometheus.Registry, healths []*health, log *slog.Logger) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		ErrorLog:            errorLog,
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		MaxRequestsInFlight: 8,
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -79,13 +79,16 @@ func newServer(mux *http.ServeMux, registry *prometheus.Registry, healths []*hea
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, healths, func(_, ready bool) bool { return ready })
 	})
+}
+
+func newServer(mux *http.ServeMux, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          errorLog,
+		ErrorLog:          stdlog.New(serverLog(log), "", 0),
 	}
 }
 

@@ -20,7 +20,7 @@ type Key struct {
 	index []int // in Config, for reflect
 	list  bool
 	max   int    // the most values in a list
-	empty string // what an empty list stands for; "" where it may not be empty
+	empty string // what an empty list or text stands for; "" where it may not be empty
 }
 
 // Keys gives all settings in the order of Config.

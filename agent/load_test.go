@@ -85,7 +85,7 @@ func TestBadFiles(t *testing.T) {
 			"names.ports (n.yaml:1): 17 values are too many: at most 16",
 		}},
 		{"tag", "log: {format: !!binary text}\n", []string{"log.format (n.yaml:1): has the tag !!binary: want a plain value"}},
-		{"merge", "log: &l {level: info}\nhttp: {<<: *l}\n", []string{"http.<< (n.yaml:2): unknown key: known here are watch, trust"}},
+		{"merge", "log: &l {level: info}\nhttp: {<<: *l}\n", []string{"http.<< (n.yaml:2): unknown key: known here are watch, trust, web_config"}},
 		{"key over two lines", "\"a\\nb\": 1\n", []string{"a b (n.yaml:1): unknown key: known here are log, http, host_root, names, trust"}},
 	}
 	for _, tt := range tests {

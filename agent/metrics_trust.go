@@ -74,6 +74,13 @@ func (m *trustMetrics) set(s certsync.Status) {
 	m.last = s
 }
 
+// status gives that of the last pass.
+func (m *trustMetrics) status() certsync.Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.last
+}
+
 // byName puts together what is known of one target: a daemon that reads two
 // directories may have a remnant in the second one that resists removal.
 func byName(all []certsync.TargetStatus) map[string]certsync.TargetStatus {
@@ -98,9 +105,7 @@ func (m *trustMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *trustMetrics) Collect(ch chan<- prometheus.Metric) {
-	m.mu.Lock()
-	s := m.last
-	m.mu.Unlock()
+	s := m.status()
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}

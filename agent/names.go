@@ -61,10 +61,12 @@ type names struct {
 	finder    finder
 	probe     prober // nil when it is off
 	left      func(workload.Workload)
+	history   *history
+	board     *board
 }
 
 func newNames(cfg Config, log *slog.Logger, rim rim) *names {
-	return &names{cfg: cfg, log: log, rim: rim}
+	return &names{cfg: cfg, log: log, rim: rim, history: &history{}, board: newBoard()}
 }
 
 func (n *names) about() []any { return []any{"ports", n.cfg.Names.Ports.String()} }
@@ -136,9 +138,8 @@ func (n *names) work(ctx context.Context, group *errgroup.Group, registry *prome
 	metrics := newMetrics(registry, bool(n.cfg.Names.Metrics.PodLabel), from, n.log)
 	n.left = metrics.left
 	reporter := newReporter(n.log)
-	history := &history{}
-	mux.Handle("GET /api/v1/incidents", history)
-	desk := newDesk(n.lookup != nil, n.finder, metrics, reporter, history)
+	mux.Handle("GET /api/v1/incidents", n.history)
+	desk := newDesk(n.lookup != nil, n.finder, metrics, reporter, n.history, n.board)
 	if n.unseen != nil {
 		desk.event(*n.unseen)
 	}
@@ -165,7 +166,12 @@ func (n *names) work(ctx context.Context, group *errgroup.Group, registry *prome
 	})
 	group.Go(func() error { return desk.locate(ctx) })
 	if n.probe != nil {
-		group.Go(func() error { return n.probe.Run(ctx, metrics.probe) })
+		group.Go(func() error {
+			return n.probe.Run(ctx, func(r probe.Result) {
+				metrics.probe(r)
+				n.board.probe(r)
+			})
+		})
 	}
 	group.Go(func() error {
 		defer close(reported)

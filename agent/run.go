@@ -44,17 +44,20 @@ func Watch(ctx context.Context, cfg Config, log *slog.Logger, version Version) e
 // Trust is Run with trust alone, which does not depend on the network
 // namespace.
 func Trust(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, door{"http.trust", cfg.HTTP.Trust, listen}, log, version, newTrust(cfg, log, openSyncer))
+	return run(ctx, door{"http.trust", cfg.HTTP.Trust, cfg.HTTP.WebConfig, listen}, log, version, newTrust(cfg, log, openSyncer))
 }
 
 // door is where HTTP is served.
 type door struct {
 	key     string // of the configuration
 	address Address
+	web     WebConfig
 	listen  func(ctx context.Context, key, address string) (net.Listener, error)
 }
 
-func watchDoor(cfg Config) door { return door{"http.watch", cfg.HTTP.Watch, listen} }
+func watchDoor(cfg Config) door {
+	return door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, listen}
+}
 
 // half is one half of the agent: names or trust.
 type half interface {
@@ -68,12 +71,20 @@ type half interface {
 	// work registers the half's metrics and pages, and starts its loops in group.
 	// The channel is closed once they have ended and all is counted.
 	work(ctx context.Context, group *errgroup.Group, registry *prometheus.Registry, mux *http.ServeMux, health *health) (counted <-chan struct{})
+	// show puts the half onto the status page. It is called after work, from
+	// several goroutines.
+	show(now time.Time, page *statusPage)
 }
 
 func run(ctx context.Context, at door, log *slog.Logger, version Version, halves ...half) error {
 	listener, err := at.listen(ctx, at.key, string(at.address))
 	if err != nil {
 		return err
+	}
+	mux := http.NewServeMux()
+	server := newServer(mux, log)
+	if err := secure(server, at.web, listener.Addr(), log); err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	closeAll := func() error {
 		var errs []error
@@ -92,7 +103,7 @@ func run(ctx context.Context, at door, log *slog.Logger, version Version, halves
 	log.Info("nodestead started", append(about, "http", listener.Addr().String())...)
 
 	group, ctx := errgroup.WithContext(ctx)
-	work(ctx, group, listener, at.key, log, version, halves)
+	work(ctx, group, serving{at.key, listener, server, mux}, log, version, halves)
 	err = inTime(ctx, func() error {
 		err := group.Wait()
 		if closeErr := closeAll(); err == nil {
@@ -106,23 +117,31 @@ func run(ctx context.Context, at door, log *slog.Logger, version Version, halves
 	return err
 }
 
+// serving is HTTP, ready to be served.
+type serving struct {
+	key      string // of the configuration
+	listener net.Listener
+	server   *http.Server
+	mux      *http.ServeMux
+}
+
 // work starts the loops of all halves, and HTTP. Its end comes last, so that it
 // serves the last counts.
-func work(ctx context.Context, group *errgroup.Group, listener net.Listener, key string, log *slog.Logger, version Version, halves []half) {
+func work(ctx context.Context, group *errgroup.Group, at serving, log *slog.Logger, version Version, halves []half) {
 	registry := prometheus.NewRegistry()
 	registerCommon(registry, version)
-	mux := http.NewServeMux()
 	var healths []*health
 	var counted []<-chan struct{}
 	for _, h := range halves {
 		health := &health{why: "it has not started yet"}
 		healths = append(healths, health)
-		counted = append(counted, h.work(ctx, group, registry, mux, health))
+		counted = append(counted, h.work(ctx, group, registry, at.mux, health))
 	}
-	server := newServer(mux, registry, healths, log)
+	addPages(at.mux, registry, healths, log)
+	addStatus(at, halves, healths, version)
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s %s: %w", key, listener.Addr(), err)
+		if err := serve(at.server, at.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s %s: %w", at.key, at.listener.Addr(), err)
 		}
 		return nil
 	})
@@ -131,7 +150,7 @@ func work(ctx context.Context, group *errgroup.Group, listener net.Listener, key
 		for _, c := range counted {
 			<-c
 		}
-		return shutdown(server, httpWithin)
+		return shutdown(at.server, httpWithin)
 	})
 }
 

@@ -277,7 +277,8 @@ func TestSensorThatCannotBeOpened(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	h := &health{why: "not yet"}
-	handler := newServer(http.NewServeMux(), prometheus.NewRegistry(), []*health{h}, slog.New(slog.DiscardHandler)).Handler
+	handler := http.NewServeMux()
+	addPages(handler, prometheus.NewRegistry(), []*health{h}, slog.New(slog.DiscardHandler))
 	check := func(path string, status int, body string) {
 		t.Helper()
 		w := httptest.NewRecorder()

@@ -44,6 +44,7 @@ type trust struct {
 	log    *slog.Logger
 	make   opener
 	syncer truster
+	status *trustMetrics
 }
 
 func newTrust(cfg Config, log *slog.Logger, make opener) *trust {
@@ -72,13 +73,13 @@ func (t *trust) close() error {
 // work starts the passes. A pass that does not succeed is no end: what it could
 // not do is logged, counted and tried again.
 func (t *trust) work(ctx context.Context, group *errgroup.Group, registry *prometheus.Registry, _ *http.ServeMux, health *health) <-chan struct{} {
-	metrics := newTrustMetrics(registry, t.cfg.Trust)
+	t.status = newTrustMetrics(registry, t.cfg.Trust)
 	counted := make(chan struct{})
 	health.set(true, false, "the first pass of trust has not ended yet")
 	group.Go(func() error {
 		defer close(counted)
 		return ended(ctx, health, "trust", t.syncer.Run(ctx, func(s certsync.Status) {
-			metrics.set(s)
+			t.status.set(s)
 			health.set(true, true, "")
 		}))
 	})

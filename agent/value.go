@@ -73,6 +73,20 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// WebConfig is the path of a web configuration file, as Prometheus' exporters
+// have it; empty for none.
+type WebConfig string
+
+// UnmarshalText takes an absolute path, and nothing. What the file says is looked
+// at when HTTP starts: a single pass of trust does without it.
+func (w *WebConfig) UnmarshalText(text []byte) error {
+	if len(text) > 0 && !filepath.IsAbs(string(text)) {
+		return fmt.Errorf("%q is no absolute path", text)
+	}
+	*w = WebConfig(text)
+	return nil
+}
+
 // Port is a UDP port.
 type Port uint16
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -36,6 +37,9 @@ func untilSignal(fn func(context.Context) error) error {
 	// The first signal ends ctx; once it is no longer caught, a second one kills.
 	defer context.AfterFunc(ctx, stop)()
 	if err := fn(ctx); err != nil {
+		if _, ok := errors.AsType[agent.Problems](err); ok {
+			return err // a setting that shows to be wrong only when it is used
+		}
 		return failure{err}
 	}
 	return nil
