@@ -19,15 +19,16 @@ const releaseTime = 3 * time.Second
 type hold struct {
 	slots *Slots
 	me    string
-	lease Lease // as it was after the last sign of life
-	gone  bool  // somebody else has it, or it was deleted
+	name  string // of the Lease
+	lease Lease  // as it was after the last sign of life
+	gone  bool   // somebody else has it, or it was deleted
 
 	mu   sync.Mutex
 	sure time.Time
 }
 
 func newHold(s *Slots, me string, l Lease, sent time.Time) *hold {
-	return &hold{slots: s, me: me, lease: l, sure: sent.Add(sureFor(s.cfg.TTL))}
+	return &hold{slots: s, me: me, name: l.Name, lease: l, sure: sent.Add(sureFor(s.ttl))}
 }
 
 // surely tells whether the slot is ours whatever happened since.
@@ -55,7 +56,7 @@ func (h *hold) keep(ctx context.Context) (release func()) {
 
 // renew gives signs of life until ctx ends or the slot is gone.
 func (h *hold) renew(ctx context.Context) {
-	ttl := h.slots.cfg.TTL
+	ttl := h.slots.ttl
 	pause, warned := ttl/5, false
 	for sleep(ctx, pause) == nil {
 		err := h.sign(ctx)
@@ -68,14 +69,14 @@ func (h *hold) renew(ctx context.Context) {
 		case errors.Is(err, ErrConflict):
 			pause = ttl / 100 // the version was old, and is known now
 		case h.gone:
-			h.slots.cfg.Log.Warn("a restart slot was lost while the restart goes on", "lease", h.lease.Name, "err", err)
+			h.slots.cfg.Log.Warn("a restart slot was lost while the restart goes on", "lease", h.name, "err", err)
 			return
 		default:
 			pause = max(ttl/20, after(err))
 		}
 		if err != nil && !h.surely() && !warned {
 			warned = true
-			h.slots.cfg.Log.Warn("a restart slot may be lost while the restart goes on: the api server takes no sign of life", "lease", h.lease.Name, "err", err)
+			h.slots.cfg.Log.Warn("a restart slot may be lost while the restart goes on: the api server takes no sign of life", "lease", h.name, "err", err)
 		}
 	}
 }
@@ -87,15 +88,15 @@ var errTaken = errors.New("another node has it")
 // version that is known now.
 func (h *hold) sign(ctx context.Context) error {
 	sent := h.slots.now()
-	l, err := h.slots.cfg.Leases.Update(ctx, claim(h.lease, h.me, sent, h.slots.cfg.TTL))
+	l, err := h.slots.cfg.Leases.Update(ctx, claim(h.lease, h.me, sent, h.slots.ttl))
 	switch {
 	case err == nil:
 		h.lease = l
 		h.mu.Lock()
-		h.sure = sent.Add(sureFor(h.slots.cfg.TTL))
+		h.sure = sent.Add(sureFor(h.slots.ttl))
 		h.mu.Unlock()
 	case errors.Is(err, ErrNotFound):
-		h.gone = true
+		h.lose()
 	case errors.Is(err, ErrConflict):
 		return h.again(ctx)
 	}
@@ -105,18 +106,26 @@ func (h *hold) sign(ctx context.Context) error {
 // again finds out what is behind a conflict. An earlier update of ours may have
 // been carried out although nobody told us: then it returns ErrConflict.
 func (h *hold) again(ctx context.Context) error {
-	l, err := h.slots.cfg.Leases.Get(ctx, h.lease.Name)
+	l, err := h.slots.cfg.Leases.Get(ctx, h.name)
 	switch {
 	case err == nil && l.Holder == h.me:
 		h.lease = l
 		return ErrConflict
 	case err == nil:
-		h.gone = true
+		h.lose()
 		return errTaken
 	case errors.Is(err, ErrNotFound):
-		h.gone = true
+		h.lose()
 	}
 	return err
+}
+
+// lose notes that the slot is not ours any more.
+func (h *hold) lose() {
+	h.gone = true
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sure = time.Time{}
 }
 
 // free gives the slot back. Where that fails it is free when its time is over.
@@ -132,7 +141,7 @@ func (h *hold) free(ctx context.Context) {
 			err = h.again(ctx)
 		}
 		if !h.gone && sleep(ctx, max(releaseTime/10, after(err))) != nil {
-			h.slots.cfg.Log.Warn("a restart slot could not be freed: it is free when its time to live is over", "lease", h.lease.Name, "err", err)
+			h.slots.cfg.Log.Warn("a restart slot could not be freed: it is free when its time to live is over", "lease", h.name, "err", err)
 			return
 		}
 	}

@@ -14,6 +14,12 @@ import (
 // slotPrefix is what the slots' Leases are called, before their number.
 const slotPrefix = "nodestead-restart-"
 
+// slotTTL is how long a slot stays taken when its holder is gone. While the API
+// server cannot be reached, a slot is surely ours for four fifths of it, which is
+// more than a restart takes (3 minutes). It is no setting: where it differs, a
+// Lease that is deleted while it is held could get a second holder too early.
+const slotTTL = 5 * time.Minute
+
 // SlotsConfig is what Slots need. Nothing in it has a default.
 type SlotsConfig struct {
 	Leases Leases
@@ -21,10 +27,6 @@ type SlotsConfig struct {
 	Node string
 	// Slots is how many nodes may restart at once: 1 to 20, the same on all.
 	Slots int
-	// TTL is how long a slot stays taken when its holder is gone. While the API
-	// server cannot be reached, a slot is surely ours for four fifths of it: that
-	// must be more than a restart takes (3 minutes). 1 minute to an hour.
-	TTL time.Duration
 	// ControlPlane tells whether this node is of the control plane, which takes
 	// a slot only when no worker wants it. It is asked once it is needed.
 	ControlPlane func(context.Context) (bool, error)
@@ -36,6 +38,7 @@ type SlotsConfig struct {
 // Slots limits how many nodes of the cluster restart a runtime at once.
 type Slots struct {
 	cfg  SlotsConfig
+	ttl  time.Duration
 	pace pace
 	now  func() time.Time
 }
@@ -49,28 +52,34 @@ func NewSlots(cfg SlotsConfig) (*Slots, error) {
 	if cfg.Slots < 1 || cfg.Slots > 20 {
 		errs = append(errs, fmt.Errorf("%d slots: want 1 to 20", cfg.Slots))
 	}
-	if cfg.TTL < time.Minute || cfg.TTL > longestTTL {
-		errs = append(errs, fmt.Errorf("time to live %v: want %v to %v", cfg.TTL, time.Minute, longestTTL))
-	}
 	for _, w := range cfg.Windows {
 		if w.location == nil {
 			errs = append(errs, errors.New("a window that NewWindow did not make"))
 		}
 	}
-	return &Slots{cfg: cfg, pace: defaultPace(), now: time.Now}, errors.Join(errs...)
+	return &Slots{cfg: cfg, ttl: slotTTL, pace: defaultPace(), now: time.Now}, errors.Join(errs...)
 }
 
 // Acquire waits for a slot, and gives the function that frees it again, which
 // must be called. It returns an error only when ctx has ended.
 //
 // The slot is ours until release returns. While the API server cannot be reached
-// it is ours for four fifths of its time to live, less the seconds that a request
-// takes; that it may be another's then is logged.
+// it is ours for at least 3 minutes and 50 seconds from when Acquire returned;
+// that it may be another's then is logged.
 //
 // When ctx has ended before release is called, the slot is not freed: the agent
 // is told to stop, and what it has begun may still be going on. The slot is free
 // then when its time to live is over.
 func (s *Slots) Acquire(ctx context.Context) (release func(), err error) {
+	h, err := s.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return h.keep(ctx), nil
+}
+
+// acquire waits for a slot.
+func (s *Slots) acquire(ctx context.Context) (*hold, error) {
 	w := waiting{
 		slots: s, me: s.cfg.Node + "_" + rand.Text()[:10],
 		slot: mathrand.N(s.cfg.Slots), sights: make([]sight, s.cfg.Slots),
@@ -88,13 +97,13 @@ func (s *Slots) Acquire(ctx context.Context) (release func(), err error) {
 		h, err := w.look(ctx)
 		switch {
 		case h != nil:
-			s.cfg.Log.Info("a restart slot is ours", "lease", h.lease.Name, "waited", w.waited())
-			return h.keep(ctx), nil
+			s.cfg.Log.Info("a restart slot is ours", "lease", h.name, "waited", w.waited())
+			return h, nil
 		case err != nil && ctx.Err() == nil:
 			// What came of the request is not known, so it is this slot that we
 			// look at again.
 			w.failed++
-			pause = max(s.pace.next(w.answered, w.failed), spread(after(err)))
+			pause = after(err) + s.pace.next(w.answered, w.failed)
 			w.say("the restart slots cannot be asked for", "err", err)
 		default:
 			w.failed = 0
@@ -130,7 +139,7 @@ func (w *waiting) look(ctx context.Context) (*hold, error) {
 	name := slotPrefix + strconv.Itoa(w.slot)
 	l, err := s.cfg.Leases.Get(ctx, name)
 	if errors.Is(err, ErrNotFound) {
-		l, err = s.cfg.Leases.Create(ctx, claim(Lease{Name: name}, newSlot, s.now(), s.cfg.TTL))
+		l, err = s.cfg.Leases.Create(ctx, claim(Lease{Name: name}, newSlot, s.now(), s.ttl))
 	}
 	if errors.Is(err, ErrConflict) {
 		return nil, nil // somebody else has created it
@@ -138,12 +147,12 @@ func (w *waiting) look(ctx context.Context) (*hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.sights[w.slot].judge(l, w.me, s.now(), s.cfg.TTL, *w.patience) == held {
+	if w.sights[w.slot].judge(l, w.me, s.now(), s.ttl, *w.patience) == held {
 		w.say("waiting for a restart slot", "lease", name, "holder", l.Holder)
 		return nil, nil
 	}
 	sent := s.now()
-	l, err = s.cfg.Leases.Update(ctx, claim(l, w.me, sent, s.cfg.TTL))
+	l, err = s.cfg.Leases.Update(ctx, claim(l, w.me, sent, s.ttl))
 	switch {
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
 		return nil, nil // somebody else was quicker

@@ -1,0 +1,6 @@
+//go:build race
+
+package cluster
+
+// raced: the race detector makes the long tests too slow to run whole.
+const raced = true
