@@ -35,6 +35,8 @@ type Client struct {
 	base      string // https://host:port
 	dir       string // of the service account
 	namespace string // of the pod
+	timeout   time.Duration
+	dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: the usual one
 
 	mu   sync.Mutex
 	ca   []byte // that http trusts
@@ -58,7 +60,7 @@ func newClient(base, dir string) (*Client, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("read the pod's namespace: %w", err)
 	}
-	return &Client{base: base, dir: dir, namespace: strings.TrimSpace(string(namespace))}, nil
+	return &Client{base: base, dir: dir, namespace: strings.TrimSpace(string(namespace)), timeout: requestTime}, nil
 }
 
 // Close closes the connections that are kept.
@@ -93,9 +95,10 @@ func (c *Client) client() (*http.Client, error) {
 	// HTTP/1.1, so that a connection that hangs is closed with the request that
 	// noticed it. No proxy: the API server is in the cluster.
 	c.http = &http.Client{
-		Timeout: requestTime,
+		Timeout: c.timeout,
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			DialContext:     c.dial,
 			MaxIdleConns:    2, IdleConnTimeout: 5 * time.Minute,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
