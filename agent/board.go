@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nodestead/nodestead/incident"
 	"github.com/nodestead/nodestead/probe"
 )
 
@@ -55,6 +56,15 @@ func (b *board) blindness(is bool, v blindness) {
 		v.since = known.since
 	}
 	b.blind[v.blindKey] = v
+}
+
+// incident counts an incident in its minute.
+func (b *board) incident(in incident.Incident) {
+	if in.Cause.Timeout() {
+		b.minutes.add(in.Time, 0, in.Count, 0)
+	} else {
+		b.minutes.add(in.Time, 0, 0, in.Count)
+	}
 }
 
 // probe notes the last result for a name, type and nameserver.

@@ -73,11 +73,7 @@ func (d *desk) who(c lookup.Client, at time.Time) workload.Workload {
 func (d *desk) incident(in incident.Incident) {
 	d.metrics.incident(in)
 	d.history.add(in)
-	if in.Cause.Timeout() {
-		d.board.minutes.add(in.Time, 0, in.Count, 0)
-	} else {
-		d.board.minutes.add(in.Time, 0, 0, in.Count)
-	}
+	d.board.incident(in)
 	d.reporter.take(in)
 }
 

@@ -19,9 +19,12 @@ type minute struct {
 	lookups, lost, failed uint64
 }
 
-// add counts in the minute of at. What the ring has there of another hour is
-// over.
+// add counts in the minute of at, if that is of the last hour. What the ring has
+// there of another hour is over, or was counted before the clock was set back.
 func (m *minutes) add(at time.Time, lookups, lost, failed uint64) {
+	if time.Since(at) >= time.Hour {
+		return
+	}
 	n := at.Unix() / 60
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -20,7 +20,9 @@ type namesView struct {
 	// Incidents are the last ones, the newest first.
 	Incidents []incidentView
 	ProbeOn   bool
-	Probes    []probeView
+	// Probes are the last results, the worst first; MoreProbes are left out.
+	Probes     []probeView
+	MoreProbes int
 }
 
 // sensorView is the state of one sensor.
@@ -65,6 +67,9 @@ type probeView struct {
 // shownIncidents is how many incidents the page has; the API has all.
 const shownIncidents = 30
 
+// shownProbes is how many results of the probe the page has.
+const shownProbes = 50
+
 // show implements half.
 func (n *names) show(now time.Time, page *statusPage) {
 	view := namesView{
@@ -77,6 +82,8 @@ func (n *names) show(now time.Time, page *statusPage) {
 	for _, in := range n.history.last(shownIncidents) {
 		view.Incidents = append(view.Incidents, incidentView{in, who(in), in.Cause.Timeout(), uint64(max(in.Attempts, 0))})
 	}
+	shown := min(len(view.Probes), shownProbes)
+	view.Probes, view.MoreProbes = view.Probes[:shown], len(view.Probes)-shown
 	page.Names = &view
 	for _, s := range view.Sensors {
 		if s.State != good {
@@ -205,6 +212,10 @@ func probeViews(results []probe.Result) []probeView {
 		}
 		views = append(views, v)
 	}
+	worst := []state{bad, warn, good}
+	slices.SortStableFunc(views, func(x, y probeView) int {
+		return cmp.Compare(slices.Index(worst, x.State), slices.Index(worst, y.State))
+	})
 	return views
 }
 

@@ -89,7 +89,7 @@ func newStatusHandler(fill func() *statusPage) *statusHandler {
 	// named by its hash. Nothing that a stranger's query could smuggle in would run.
 	hash := sha256.Sum256([]byte(statusCSS))
 	return &statusHandler{
-		template: template.Must(template.New("status").Funcs(statusFuncs(time.Time{})).Parse(statusHTML)),
+		template: template.Must(template.New("status").Funcs(statusFuncs()).Parse(statusHTML)),
 		policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
 			"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 		fill: fill,
@@ -101,11 +101,7 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	page := h.fill()
 	page.Style = template.CSS(statusCSS) //nolint:gosec // it is our own file
 	var out bytes.Buffer
-	t, err := h.template.Clone()
-	if err == nil {
-		err = t.Funcs(statusFuncs(page.Now)).Execute(&out, page)
-	}
-	if err != nil {
+	if err := h.template.Execute(&out, page); err != nil {
 		http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -115,7 +111,7 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cache-Control", "no-store")
-	_, _ = out.WriteTo(w) // the client has gone
+	_, _ = w.Write(bytes.ToValidUTF8(out.Bytes(), []byte("\uFFFD"))) // the client has gone
 }
 
 // addStatus serves the page of all halves at /, and nowhere else.

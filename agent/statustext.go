@@ -3,24 +3,22 @@ package agent
 import (
 	"fmt"
 	"html/template"
-	"strings"
 	"time"
 )
 
 // statusFuncs are what the page's template calls.
-func statusFuncs(now time.Time) template.FuncMap {
+func statusFuncs() template.FuncMap {
 	return template.FuncMap{
-		"ago":     func(t time.Time) string { return ago(now, t) },
-		"ends":    func(t time.Time) string { return ends(now, t) },
-		"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
-		"day":     func(t time.Time) string { return t.UTC().Format("2006-01-02") },
-		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"uptime":  func(t time.Time) string { return span(now.Sub(t)) },
-		"number":  number,
-		"plural":  plural,
-		"short":   func(n int, text any) string { return short(fmt.Sprint(text), n) },
-		"waited":  func(d time.Duration) string { return d.Round(time.Millisecond).String() },
-		"percent": func(n, of uint64) string { return percent(n, of) },
+		"ago":    ago,
+		"ends":   ends,
+		"clock":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+		"day":    func(t time.Time) string { return t.UTC().Format("2006-01-02") },
+		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"uptime": func(now, since time.Time) string { return span(now.Sub(since)) },
+		"number": number,
+		"plural": plural,
+		"short":  func(n int, text any) string { return short(fmt.Sprint(text), n) },
+		"waited": func(d time.Duration) string { return d.Round(time.Millisecond).String() },
 	}
 }
 
@@ -75,22 +73,9 @@ func number(n uint64) string {
 	return digits
 }
 
-// percent is n of all, so that a little is never 0 %.
-func percent(n, of uint64) string {
-	switch share := 100 * float64(n) / float64(max(of, 1)); {
-	case n == 0:
-		return "0 %"
-	case share < 0.01:
-		return "below 0.01 %"
-	default:
-		return fmt.Sprintf("%.2g %%", share)
-	}
-}
-
 // short cuts a text that strangers chose to what people read, and the page can
 // hold.
 func short(text string, most int) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) <= most {
 		return text
 	}

@@ -44,7 +44,7 @@ type runtimeView struct {
 	Word  string // for the state
 	certsync.RuntimeStatus
 	Answers  []answerView
-	Restarts []string
+	Restarts string // what came of them
 }
 
 // answerView is what a daemon says of a registry.
@@ -124,11 +124,13 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 	case !r.Present:
 		v.State, v.Word = "", "not on this node"
 	}
+	var restarts []string
 	for _, result := range certsync.RestartResults() {
 		if n := r.Restarts[result]; n > 0 {
-			v.Restarts = append(v.Restarts, fmt.Sprintf("%d %s", n, strings.ReplaceAll(result, "_", " ")))
+			restarts = append(restarts, fmt.Sprintf("%d %s", n, strings.ReplaceAll(result, "_", " ")))
 		}
 	}
+	v.Restarts = strings.Join(restarts, ", ")
 	return v
 }
 
@@ -162,8 +164,8 @@ func (v *trustView) verdicts(now time.Time) []verdict {
 		add(bad, "not in sync: %s", some(wrong))
 	}
 	for _, r := range v.Runtimes {
-		if r.State == bad {
-			add(bad, "%s: %s", r.Name, r.Word)
+		if r.State != good && r.State != "" {
+			add(r.State, "%s: %s", r.Name, r.Word)
 		}
 	}
 	if len(all) == 0 {

@@ -1,0 +1,556 @@
+package agent
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/html"
+	"golang.org/x/net/html/atom"
+
+	"github.com/nodestead/nodestead/certsync"
+	"github.com/nodestead/nodestead/conntrack"
+	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/lookup"
+	"github.com/nodestead/nodestead/probe"
+	"github.com/nodestead/nodestead/workload"
+)
+
+// pageOf gets the page of halves, and parses it.
+func pageOf(t testing.TB, halves ...half) (*html.Node, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	pageMux(halves...).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("/ gives %d %s", w.Code, w.Body)
+	}
+	body := w.Body.String()
+	doc, err := html.Parse(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc, body
+}
+
+func pageMux(halves ...half) *http.ServeMux {
+	mux := http.NewServeMux()
+	addStatus(serving{server: &http.Server{}, mux: mux}, halves, nil, Version{Version: "v1.2"})
+	return mux
+}
+
+// all gives the elements that match: a tag's name, a class after a dot, or both.
+func all(doc *html.Node, selector string) []*html.Node {
+	tag, class, _ := strings.Cut(selector, ".")
+	var found []*html.Node
+	for n := range doc.Descendants() {
+		if n.Type != html.ElementNode || tag != "" && n.Data != tag {
+			continue
+		}
+		if class == "" || slices.Contains(strings.Fields(attribute(n, "class")), class) {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+func attribute(n *html.Node, key string) string {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+// text is what a reader sees of an element, on one line; there is a space between
+// its parts, whether there is one on the page or not.
+func text(n *html.Node) string {
+	var words []string
+	for c := range n.Descendants() {
+		if c.Type == html.TextNode {
+			words = append(words, c.Data)
+		}
+	}
+	return oneLine(strings.Join(words, " "))
+}
+
+func texts(doc *html.Node, selector string) []string {
+	var out []string
+	for _, n := range all(doc, selector) {
+		out = append(out, text(n))
+	}
+	return out
+}
+
+// verdictsOf gives the page's answers, each after its state.
+func verdictsOf(doc *html.Node) []string {
+	var out []string
+	for _, list := range all(doc, "ul.verdicts") {
+		for _, li := range all(list, "li") {
+			out = append(out, attribute(li, "class")+": "+text(li))
+		}
+	}
+	return out
+}
+
+// namesHalf is names with both sensors, as it is once it works.
+func namesHalf() (*names, *fakeSensor) {
+	fake := newFakeSensor()
+	fake.counters = conntrack.Counters{Messages: 1234}
+	n := newNames(Default(), slog.New(slog.DiscardHandler), rim{})
+	n.conntrack, n.lookup = fake, &quietLookups{}
+	return n, fake
+}
+
+// quietLookups is a lookup sensor that missed nothing.
+type quietLookups struct{ fakeLookups }
+
+func (*quietLookups) Counters() lookup.Counters { return lookup.Counters{Packets: 5678} }
+
+// took is an incident a minute ago.
+func took(cause incident.Cause, count uint64) incident.Incident {
+	return incident.Incident{
+		Time: time.Now().Add(-time.Minute), Cause: cause, Count: count, Client: original.Source,
+		Workload: workload.Workload{Namespace: "ci", Pod: "runner", Container: "helper", Process: "git"},
+		Resolver: lookup.Musl, Name: "git.example.de.", Type: "AAAA", Nameserver: original.Destination, Backend: loser,
+		Attempts: 2, Waited: 2500 * time.Millisecond, Evidence: "it was seen", Remedy: "do this",
+	}
+}
+
+// happen puts an incident where a desk would.
+func (n *names) happen(in incident.Incident) {
+	n.history.add(in)
+	n.board.incident(in)
+}
+
+func TestStatusOfNames(t *testing.T) {
+	accepted := probe.Result{Time: time.Now(), Name: "a.example.", Type: 1, Nameserver: loser, Outcome: "noerror", Accepted: true, Took: time.Millisecond}
+	silent := accepted
+	silent.Nameserver, silent.Outcome, silent.Accepted = winner, probe.Timeout, false
+	refused := silent
+	refused.Type, refused.Err = 28, errors.New("network is unreachable")
+
+	for _, tt := range []struct {
+		name      string
+		make      func(*names, *fakeSensor)
+		verdicts  []string
+		sensors   []string
+		causes    []string
+		incidents []string
+		probes    []string
+	}{
+		{
+			name:     "empty",
+			make:     func(*names, *fakeSensor) {},
+			verdicts: []string{"good: no lookup was lost in the last hour, of 0"},
+		},
+		{
+			name: "healthy",
+			make: func(n *names, _ *fakeSensor) {
+				n.board.minutes.add(time.Now(), 1234, 0, 0)
+				n.board.minutes.add(time.Now().Add(-2*time.Hour), 0, 7, 0)
+			},
+			verdicts: []string{"good: no lookup was lost in the last hour, of 1,234"},
+		},
+		{
+			name: "incidents",
+			make: func(n *names, _ *fakeSensor) {
+				n.board.minutes.add(time.Now(), 100, 0, 0)
+				n.happen(took(incident.FamilyMismatch, 1))
+				n.happen(took(incident.OrphanedAnswer, 3))
+				host := incident.Incident{Time: time.Now(), Cause: incident.ServerSilent, Count: 1, Workload: workload.Workload{Host: true}}
+				n.happen(host)
+			},
+			verdicts: []string{"bad: 4 lost and 1 failed in the last hour, of 100 lookups; most often: orphaned_answer"},
+			causes: []string{
+				"3 lost orphaned_answer " + causeText(incident.OrphanedAnswer),
+				"1 failed family_mismatch " + causeText(incident.FamilyMismatch),
+				"1 lost server_silent " + causeText(incident.ServerSilent),
+			},
+			incidents: []string{
+				"server_silent the node itself",
+				"orphaned_answer ci/runner asked for git.example.de. AAAA 3 times · container helper · process git · musl · nameserver 10.96.0.10:53 · backend 10.244.3.2:53 · asked 2 times · waited at least 2.5s it was seen What to do do this",
+				"family_mismatch ci/runner asked for git.example.de. AAAA",
+			},
+		},
+		{
+			name:     "failures alone",
+			make:     func(n *names, _ *fakeSensor) { n.happen(took(incident.SearchStopped, 1)) },
+			verdicts: []string{"warn: 0 lost and 1 failed in the last hour, of 0 lookups; most often: search_stopped"},
+			causes:   []string{"1 failed search_stopped " + causeText(incident.SearchStopped)},
+			incidents: []string{
+				"search_stopped ci/runner",
+			},
+		},
+		{
+			name: "an incident of long ago",
+			make: func(n *names, _ *fakeSensor) {
+				in := took(incident.SlowAnswer, 1)
+				in.Time = time.Now().Add(-5 * time.Hour)
+				n.happen(in)
+			},
+			verdicts:  []string{"good: no lookup was lost in the last hour, of 0"},
+			incidents: []string{"slow_answer 5 hours ago"},
+		},
+		{
+			name: "blind and seeing again",
+			make: func(n *names, fake *fakeSensor) {
+				_, m := newTestMetrics(fake)
+				d := &desk{metrics: m, board: n.board}
+				d.blindness(true, blindness{blindKey{conntrackSensor, "notrack"}, time.Now().Add(-3 * time.Minute), "rules", "nothing"})
+				d.blindness(true, blindness{blindKey{conntrackSensor, "notrack"}, time.Now(), "rules still", "nothing to do"})
+				d.blindness(true, blindness{blindKey{lookupSensor, "bpf"}, time.Now(), "was", "gone"})
+				d.blindness(false, blindness{blindKey{lookupSensor, "bpf"}, time.Now(), "", ""})
+			},
+			verdicts: []string{"bad: sensor conntrack is blind: notrack", "good: no lookup was lost in the last hour, of 0"},
+			sensors: []string{
+				"blind conntrack the node's address translation (ctnetlink) 1,234 messages read, 0 missed notrack for 3 minutes: rules still What to do: nothing to do",
+				"sees lookup DNS packets on the node's links 5,678 packets read, 0 missed",
+			},
+		},
+		{
+			name: "no packets, and messages lost",
+			make: func(n *names, s *fakeSensor) {
+				s.counters.Lost = 3
+				n.lookup = nil
+				n.board.blindness(true, blindness{blindKey{lookupSensor, "no_permission"}, time.Now(), "CAP_NET_RAW is missing", "give it"})
+			},
+			verdicts: []string{
+				"warn: sensor conntrack missed 3 messages since the start, and is uncertain about those",
+				"bad: sensor lookup is blind: no_permission",
+				"good: no lookup was lost in the last hour, of 0",
+			},
+			sensors: []string{
+				"missed some conntrack the node's address translation (ctnetlink) 1,234 messages read, 3 missed",
+				"off lookup DNS packets on the node's links no_permission for 0 seconds: CAP_NET_RAW is missing What to do: give it",
+			},
+		},
+		{
+			name: "one nameserver is silent",
+			make: func(n *names, _ *fakeSensor) {
+				n.board.probe(accepted)
+				n.board.probe(silent)
+			},
+			verdicts: []string{"good: no lookup was lost in the last hour, of 0"},
+			probes:   []string{"warn timeout a.example. A from 10.244.3.3:53 in 1ms, now", "good noerror a.example. A from 10.244.3.2:53 in 1ms, now"},
+		},
+		{
+			name: "all nameservers are silent",
+			make: func(n *names, _ *fakeSensor) {
+				n.board.probe(accepted)
+				n.board.probe(refused)
+			},
+			verdicts: []string{"good: no lookup was lost in the last hour, of 0", "bad: the probe's last lookups did not all succeed"},
+			probes:   []string{"bad timeout a.example. AAAA from 10.244.3.3:53 in 1ms, now network is unreachable", "good noerror a.example. A from 10.244.3.2:53 in 1ms, now"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, fake := namesHalf()
+			tt.make(n, fake)
+			doc, _ := pageOf(t, n)
+			if diff := cmp.Diff(tt.verdicts, verdictsOf(doc)); diff != "" {
+				t.Errorf("verdicts (-want +got):\n%s", diff)
+			}
+			if tt.sensors != nil {
+				if diff := cmp.Diff(tt.sensors, texts(doc, "div.sensor")); diff != "" {
+					t.Errorf("sensors (-want +got):\n%s", diff)
+				}
+			}
+			if diff := cmp.Diff(tt.causes, texts(doc, "li.cause")); diff != "" {
+				t.Errorf("causes (-want +got):\n%s", diff)
+			}
+			incidents := texts(doc, "article")
+			if len(incidents) != len(tt.incidents) {
+				t.Fatalf("%d incidents, want %d: %q", len(incidents), len(tt.incidents), incidents)
+			}
+			for i, want := range tt.incidents {
+				for word := range strings.FieldsSeq(want) {
+					if !strings.Contains(incidents[i], word) {
+						t.Errorf("incident %q lacks %q", incidents[i], word)
+					}
+				}
+			}
+			var probes []string
+			for _, li := range all(doc, "li.probe") {
+				is := strings.TrimPrefix(attribute(all(li, "span.pill")[0], "class"), "right pill ")
+				probes = append(probes, is+" "+text(li))
+			}
+			if diff := cmp.Diff(tt.probes, probes); diff != "" {
+				t.Errorf("probes (-want +got):\n%s", diff)
+			}
+			if off := texts(doc, "p.off"); len(off) != 1 || !strings.HasPrefix(off[0], "This half does not run here: nodestead trust ") {
+				t.Errorf("of trust the page says %q", off)
+			}
+		})
+	}
+}
+
+// TestStatusOfTrust is about the status of a pass. What is expected stands in the
+// page's text, each in a line of its own in want.
+func TestStatusOfTrust(t *testing.T) {
+	for _, tt := range trustStates(t) {
+		t.Run(tt.name, func(t *testing.T) {
+			doc, _ := pageOf(t, trustHalf(tt.status))
+			if diff := cmp.Diff(tt.verdicts, verdictsOf(doc)); diff != "" {
+				t.Errorf("verdicts (-want +got):\n%s", diff)
+			}
+			for selector, want := range map[string][]string{
+				"li.anchor": tt.anchors, "p.source": tt.sources, "li.target": tt.targets, "div.runtime": tt.runtimes,
+			} {
+				if diff := cmp.Diff(want, texts(doc, selector)); diff != "" {
+					t.Errorf("%s (-want +got):\n%s", selector, diff)
+				}
+			}
+			if off := texts(doc, "p.off"); len(off) != 1 || !strings.HasPrefix(off[0], "This half does not run here: nodestead watch ") {
+				t.Errorf("of names the page says %q", off)
+			}
+		})
+	}
+}
+
+// TestHeadOfTheStatus: what is there in any state, and what no state may bring.
+func TestHeadOfTheStatus(t *testing.T) {
+	t.Setenv("NODE_NAME", "worker-7")
+	mux := http.NewServeMux()
+	healths := []*health{{why: "it has not started yet"}, {why: "it has not started yet"}}
+	n, _ := namesHalf()
+	addStatus(serving{server: &http.Server{}, mux: mux}, []half{n, trustHalf(certsync.Status{})}, healths, Version{Version: "v1.2"})
+	get := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return w
+	}
+	if w := get("/index.html"); w.Code != http.StatusNotFound {
+		t.Errorf("/index.html gives %d", w.Code)
+	}
+	w := get("/")
+	for key, want := range map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+	} {
+		if got := w.Header().Get(key); got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
+	}
+	doc, err := html.Parse(w.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"nodestead on worker-7"}, texts(doc, "h1")); diff != "" {
+		t.Errorf("heading (-want +got):\n%s", diff)
+	}
+	if head := text(all(doc, "header")[0]); !strings.Contains(head, "v1.2 · up for 0 seconds · as of ") {
+		t.Errorf("head %q", head)
+	}
+	want := []string{
+		"bad: not ready: it has not started yet",
+		"good: no lookup was lost in the last hour, of 0",
+		"warn: trust: the first pass has not ended yet",
+	}
+	if diff := cmp.Diff(want, verdictsOf(doc)); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+	if off := texts(doc, "p.off"); len(off) > 0 {
+		t.Errorf("of halves that run the page says %q", off)
+	}
+
+	// The policy's hash is that of the one style, so that a browser takes it.
+	style := all(doc, "style")
+	if len(style) != 1 {
+		t.Fatalf("%d styles", len(style))
+	}
+	if policy := w.Header().Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'; style-src '"+hashOf(style[0].FirstChild.Data)+"'; ") {
+		t.Errorf("the policy %q does not allow the style", policy)
+	}
+	mustBeInert(t, doc)
+}
+
+// mustBeInert: no script, nothing from elsewhere, no style but the one.
+func mustBeInert(t *testing.T, doc *html.Node) {
+	t.Helper()
+	for n := range doc.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		switch n.DataAtom {
+		case atom.Script, atom.Link, atom.Img, atom.Iframe, atom.Object, atom.Form, atom.Base, atom.Embed:
+			t.Errorf("the page has a <%s>", n.Data)
+		}
+		for _, a := range n.Attr {
+			if strings.HasPrefix(a.Key, "on") || a.Key == "style" || a.Key == "src" {
+				t.Errorf("<%s> has %s=%q", n.Data, a.Key, a.Val)
+			}
+			if a.Key == "href" && (strings.Contains(a.Val, ":") || strings.HasPrefix(a.Val, "/")) {
+				t.Errorf("a link leads to %q: behind a proxy's path that is elsewhere", a.Val)
+			}
+		}
+	}
+}
+
+// hostile are texts as strangers send them: in names of lookups, of pods and
+// processes, in certificates, in what a server says.
+func hostile() []string {
+	return []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'><svg/onload=alert(1)>`, `</title></svg></style><script>`,
+		`{{.Now}}`, `javascript:alert(1)`, "\x00\x1b[31m\xff\xfe", "\u202egpj.exe", strings.Repeat("&", 5000), `]]>`, `<!--`,
+	}
+}
+
+// TestHostileStatus: whatever strangers put into it stays text.
+func TestHostileStatus(t *testing.T) {
+	n, _ := namesHalf()
+	clean, _ := pageOf(t, n, trustHalf(certsync.Status{Time: time.Now()}))
+	count := func(doc *html.Node, name string) int { return len(all(doc, name)) }
+	for _, evil := range hostile() {
+		n, _ := namesHalf()
+		n.board.blindness(true, blindness{blindKey{lookupSensor, "notrack"}, time.Now(), evil, evil})
+		n.board.probe(probe.Result{Time: time.Now(), Name: evil, Type: 1, Nameserver: loser, Outcome: evil, Err: errors.New(evil)})
+		in := took(incident.OrphanedAnswer, 1)
+		in.Name, in.Evidence, in.Remedy, in.Type, in.Resolver = evil, evil, evil, evil, lookup.Resolver(evil)
+		in.Workload = workload.Workload{Namespace: evil, Pod: evil, Container: evil, Process: evil}
+		n.happen(in)
+		doc, body := pageOf(t, n, trustHalf(hostileTrust(t, evil)))
+		mustBeInert(t, doc)
+		for _, name := range []string{"svg", "style", "title", "section", "main", "html", "body", "desc"} {
+			// Each bar has a title of its own.
+			if got, want := count(doc, name), count(clean, name); got != want && name != "title" {
+				t.Errorf("with %q the page has %d <%s>, want %d", evil, got, name, want)
+			}
+		}
+		if articles := texts(doc, "article"); len(articles) != 1 || !strings.Contains(articles[0], oneLine(short(strings.ToValidUTF8(strings.ReplaceAll(evil, "\x00", "\uFFFD"), "\uFFFD"), 253))) {
+			t.Errorf("with %q the incident reads %q", evil, articles)
+		}
+		if !utf8.ValidString(body) {
+			t.Errorf("with %q the page is no UTF-8", evil)
+		}
+		mustBeXML(t, body)
+	}
+}
+
+// mustBeXML: each drawing is well-formed XML, with a title and a description, and
+// its bars are in it.
+func mustBeXML(t *testing.T, body string) {
+	t.Helper()
+	drawings := strings.Split(body, "<svg ")[1:]
+	if len(drawings) != 2 {
+		t.Errorf("%d drawings, want 2", len(drawings))
+	}
+	for _, d := range drawings {
+		d, _, _ = strings.Cut("<svg "+d, "</svg>")
+		decoder := xml.NewDecoder(strings.NewReader(d + "</svg>"))
+		seen := make(map[string]int)
+		for {
+			token, err := decoder.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%v in %s", err, d)
+			}
+			element, ok := token.(xml.StartElement)
+			if !ok {
+				continue
+			}
+			seen[element.Name.Local]++
+			if element.Name.Local != "rect" {
+				continue
+			}
+			of := make(map[string]int)
+			for _, a := range element.Attr {
+				var n int
+				if _, err := fmt.Sscan(a.Value, &n); err == nil {
+					of[a.Name.Local] = n
+				}
+			}
+			if of["x"] < 0 || of["x"]+of["width"] > 600 || of["y"] < 0 || of["y"]+of["height"] > 100 || of["height"] < 1 {
+				t.Errorf("a bar is outside: %v", element.Attr)
+			}
+		}
+		if seen["svg"] != 1 || seen["desc"] != 1 || seen["title"] != 1+seen["rect"] {
+			t.Errorf("the drawing has %v", seen)
+		}
+	}
+}
+
+// TestFullStatus: with all that it can hold, and all of it as long as strangers
+// can make it, the page stays small.
+func TestFullStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		text string
+		most int
+	}{
+		{"usual", "a text of ordinary length, such as evidence has; it goes on for a while, names an address (10.244.3.3:53) and ends here, or a little later than that", 200_000},
+		{"hostile", strings.Repeat("<&\"'>", 1000), 1_000_000},
+	} {
+		n, _ := fullNames(tt.text)
+		doc, body := pageOf(t, n, trustHalf(fullTrust(t, tt.text)))
+		t.Logf("%s: %d bytes", tt.name, len(body))
+		if len(body) > tt.most {
+			t.Errorf("%s: the page has %d bytes, want at most %d", tt.name, len(body), tt.most)
+		}
+		if got := len(all(doc, "article")); got != shownIncidents {
+			t.Errorf("%s: %d incidents", tt.name, got)
+		}
+		if got := len(all(doc, "rect.lookups")); got != 60 {
+			t.Errorf("%s: %d minutes have bars", tt.name, got)
+		}
+		mustBeXML(t, body)
+		mustBeInert(t, doc)
+	}
+}
+
+// fullNames is names with all that it can hold.
+func fullNames(text string) (*names, *fakeSensor) {
+	n, fake := namesHalf()
+	for i := range 60 {
+		n.board.minutes.add(time.Now().Add(-time.Duration(i)*time.Minute), 10_000_000, 1000, 1000)
+	}
+	causes := append(incident.TimeoutCauses(), incident.FailureCauses()...)
+	for i := range 2 * historyLength {
+		in := took(causes[i%len(causes)], 7)
+		in.Workload.Pod = fmt.Sprintf("runner-%d", i)
+		in.Evidence, in.Remedy = text, text
+		if len(text) > 1000 {
+			in.Name, in.Workload.Pod = text, text
+		}
+		n.happen(in)
+	}
+	for i := range 1000 {
+		server := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 53)
+		n.board.probe(probe.Result{Time: time.Now(), Name: "git.example.de.", Type: 28, Nameserver: server, Outcome: "noerror", Accepted: true})
+	}
+	return n, fake
+}
+
+func BenchmarkStatus(b *testing.B) {
+	n, _ := fullNames("a text of ordinary length, such as evidence has; it goes on for a while, and ends here")
+	mux := pageMux(n, trustHalf(fullTrust(b, "a text of ordinary length")))
+	b.ReportAllocs()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil))
+		b.SetBytes(int64(w.Body.Len()))
+	}
+}
+
+// TestCauseTexts: each cause has a text of its own, which is not that of unknown.
+func TestCauseTexts(t *testing.T) {
+	seen := make(map[string]incident.Cause)
+	for _, c := range append(incident.TimeoutCauses(), incident.FailureCauses()...) {
+		if other, ok := seen[causeText(c)]; ok {
+			t.Errorf("%s and %s have one text", c, other)
+		}
+		seen[causeText(c)] = c
+	}
+}
