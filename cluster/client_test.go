@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -37,7 +38,7 @@ type server struct {
 
 func newServer(t *testing.T, answer func(http.ResponseWriter, *http.Request)) *server {
 	s := &server{answer: answer}
-	s.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		s.mu.Lock()
 		s.got = append(s.got, seen{
@@ -47,6 +48,8 @@ func newServer(t *testing.T, answer func(http.ResponseWriter, *http.Request)) *s
 		s.mu.Unlock()
 		s.answer(w, r)
 	}))
+	s.Config.ErrorLog = log.New(t.Output(), "", 0)
+	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
 }
@@ -335,13 +338,15 @@ func TestMalformed(t *testing.T) {
 // TestTimeout: a server that hangs is not waited for, with headers or without.
 func TestTimeout(t *testing.T) {
 	for _, headers := range []bool{false, true} {
-		s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		end := make(chan struct{})
+		s := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 			if headers {
 				w.WriteHeader(http.StatusOK)
 				w.(http.Flusher).Flush()
 			}
-			<-r.Context().Done()
+			<-end
 		})
+		t.Cleanup(func() { close(end) })
 		c := dial(t, s)
 		c.timeout = 100 * time.Millisecond
 		_, err := c.Get(t.Context(), "nodestead-restart-0")

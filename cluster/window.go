@@ -81,8 +81,9 @@ func untilOpen(windows []Window, now time.Time) time.Duration {
 
 func (w Window) untilOpen(now time.Time) time.Duration {
 	local := now.In(w.location)
-	// From yesterday, whose window may go on, to the same day of the next week.
-	for day := -1; day <= 8; day++ {
+	// From yesterday, whose window may go on. Two weeks, because an island may
+	// leave a day out to change sides of the date line, as Samoa did in 2011.
+	for day := -1; day <= 15; day++ {
 		date := time.Date(local.Year(), local.Month(), local.Day()+day, 12, 0, 0, 0, w.location)
 		if len(w.days) > 0 && !slices.Contains(w.days, date.Weekday()) {
 			continue
@@ -98,7 +99,7 @@ func (w Window) untilOpen(now time.Time) time.Duration {
 			return 0
 		}
 	}
-	return 7 * 24 * time.Hour // each week has each day: not reached
+	return 7 * 24 * time.Hour // not reached
 }
 
 // at is a time of a day by the clock on the wall, which may be set forward or
