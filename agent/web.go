@@ -48,16 +48,22 @@ func exempt(open, guarded http.Handler) http.Handler {
 
 // serve serves on the listener, with TLS where secure has set it.
 func serve(server *http.Server, listener net.Listener) error {
-	if server.TLSConfig == nil {
+	if !hasTLS(server) {
 		return server.Serve(listener)
 	}
 	return server.ServeTLS(listener, "", "")
 }
 
+// hasTLS tells whether secure has set TLS. That there is a configuration says
+// nothing: net/http makes one for any server.
+func hasTLS(server *http.Server) bool {
+	return server.TLSConfig != nil && server.TLSConfig.GetCertificate != nil
+}
+
 // certificateEnd is when the certificate of HTTP itself ends; zero without TLS,
 // and when it cannot be read any more.
 func certificateEnd(server *http.Server) time.Time {
-	if server.TLSConfig == nil {
+	if !hasTLS(server) {
 		return time.Time{}
 	}
 	certificate, err := server.TLSConfig.GetCertificate(&tls.ClientHelloInfo{})
@@ -84,7 +90,7 @@ func serverLog(log *slog.Logger) io.Writer {
 		if bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
 			level = slog.LevelDebug
 		}
-		log.Log(context.Background(), level, "http", "err", string(bytes.TrimSpace(line)))
+		log.Log(context.Background(), level, "http server", "err", string(bytes.TrimSpace(line)))
 	})
 }
 
