@@ -17,7 +17,7 @@ type namesView struct {
 	Sensors []sensorView
 	Hour    hourView
 	Causes  []causeView // of the incidents of the last hour that are known
-	// Incidents are the last ones, the newest first.
+	// Incidents are the newest of each cause and pod, the newest first.
 	Incidents []incidentView
 	ProbeOn   bool
 	// Probes are the last results, the worst first; MoreProbes are left out.
@@ -64,7 +64,8 @@ type probeView struct {
 	probe.Result
 }
 
-// shownIncidents is how many incidents the page has; the API has all.
+// shownIncidents is how many causes and pods the page has an incident of; the API
+// has all.
 const shownIncidents = 30
 
 // shownProbes is how many results of the probe the page has.
@@ -72,15 +73,14 @@ const shownProbes = 50
 
 // show implements half.
 func (n *names) show(now time.Time, page *statusPage) {
+	known := n.history.last(historyLength)
 	view := namesView{
-		Sensors: n.sensorViews(),
-		Hour:    newHourView(n.board.minutes.hour(now)),
-		Causes:  causeViews(n.history.last(historyLength), now.Add(-time.Hour)),
-		ProbeOn: n.probe != nil,
-		Probes:  probeViews(n.board.probed()),
-	}
-	for _, in := range n.history.last(shownIncidents) {
-		view.Incidents = append(view.Incidents, incidentView{in, who(in), in.Cause.Timeout(), uint64(max(in.Attempts, 0))})
+		Sensors:   n.sensorViews(),
+		Hour:      newHourView(n.board.minutes.hour(now)),
+		Causes:    causeViews(known, now.Add(-time.Hour)),
+		Incidents: incidentViews(known),
+		ProbeOn:   n.probe != nil,
+		Probes:    probeViews(n.board.probed()),
 	}
 	shown := min(len(view.Probes), shownProbes)
 	view.Probes, view.MoreProbes = view.Probes[:shown], len(view.Probes)-shown
@@ -93,7 +93,7 @@ func (n *names) show(now time.Time, page *statusPage) {
 	page.Verdicts = append(page.Verdicts, view.lookups())
 	for _, p := range view.Probes {
 		if p.State == bad {
-			page.say(bad, "the probe's last lookups did not all succeed")
+			page.say(bad, fmt.Sprintf("the probe had no answer that helps for %s %s", p.Name, p.Type))
 			break
 		}
 	}
@@ -170,6 +170,23 @@ func causeViews(incidents []incident.Incident, since time.Time) []causeView {
 	slices.SortFunc(views, func(x, y causeView) int {
 		return cmp.Or(cmp.Compare(y.Count, x.Count), cmp.Compare(x.Cause, y.Cause))
 	})
+	return views
+}
+
+// incidentViews merges incidents as the log does: one bad hour of a pod must not
+// hide all others.
+func incidentViews(newestFirst []incident.Incident) []incidentView {
+	var views []incidentView
+	at := make(map[incident.Key]int)
+	for _, in := range newestFirst {
+		key := in.Key()
+		if i, ok := at[key]; ok {
+			views[i].Incident = incident.Merge(in, views[i].Incident)
+		} else if len(views) < shownIncidents {
+			at[key] = len(views)
+			views = append(views, incidentView{in, who(in), in.Cause.Timeout(), uint64(max(in.Attempts, 0))})
+		}
+	}
 	return views
 }
 

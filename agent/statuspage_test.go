@@ -185,6 +185,23 @@ func TestStatusOfNames(t *testing.T) {
 			},
 		},
 		{
+			name: "one pod again and again",
+			make: func(n *names, _ *fakeSensor) {
+				other := took(incident.OrphanedAnswer, 1)
+				other.Workload.Pod = "quiet"
+				n.happen(other)
+				n.happen(took(incident.SlowAnswer, 1))
+				for i := range 3 * shownIncidents {
+					in := took(incident.OrphanedAnswer, 2)
+					in.Evidence = fmt.Sprintf("seen %d", i)
+					n.happen(in)
+				}
+			},
+			verdicts:  []string{"bad: 182 lost and 0 failed in the last hour, of 0 lookups; most often: orphaned_answer"},
+			causes:    []string{"181 lost orphaned_answer " + causeText(incident.OrphanedAnswer), "1 lost slow_answer " + causeText(incident.SlowAnswer)},
+			incidents: []string{"orphaned_answer 180 times ci/runner seen 89", "slow_answer ci/runner", "orphaned_answer ci/quiet"},
+		},
+		{
 			name:     "failures alone",
 			make:     func(n *names, _ *fakeSensor) { n.happen(took(incident.SearchStopped, 1)) },
 			verdicts: []string{"warn: 0 lost and 1 failed in the last hour, of 0 lookups; most often: search_stopped"},
@@ -251,7 +268,7 @@ func TestStatusOfNames(t *testing.T) {
 				n.board.probe(accepted)
 				n.board.probe(refused)
 			},
-			verdicts: []string{"good: no lookup was lost in the last hour, of 0", "bad: the probe's last lookups did not all succeed"},
+			verdicts: []string{"good: no lookup was lost in the last hour, of 0", "bad: the probe had no answer that helps for a.example. AAAA"},
 			probes:   []string{"bad timeout a.example. AAAA from 10.244.3.3:53 in 1ms, now network is unreachable", "good noerror a.example. A from 10.244.3.2:53 in 1ms, now"},
 		},
 	} {
@@ -522,7 +539,7 @@ func fullNames(text string) (*names, *fakeSensor) {
 		in.Workload.Pod = fmt.Sprintf("runner-%d", i)
 		in.Evidence, in.Remedy = text, text
 		if len(text) > 1000 {
-			in.Name, in.Workload.Pod = text, text
+			in.Name, in.Workload.Pod = text, in.Workload.Pod+text
 		}
 		n.happen(in)
 	}

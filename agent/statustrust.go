@@ -109,8 +109,11 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 		if is == "" {
 			is = warn
 		}
-		if is != good {
-			v.State, v.Word = warn, "see what it says"
+		switch {
+		case a.Verdict == daemon.Untrusted:
+			v.State, v.Word = bad, "does not trust a registry"
+		case is == warn && v.State == good:
+			v.State, v.Word = warn, "could not tell"
 		}
 		v.Answers = append(v.Answers, answerView{is, a})
 	}

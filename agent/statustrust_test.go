@@ -132,7 +132,7 @@ func trustStates(t *testing.T) []trustState {
 				"bad: not in sync: store, a, b and 1 more",
 				"bad: docker: restart is pending",
 				"bad: containerd: could not be looked at",
-				"warn: crio: see what it says",
+				"warn: crio: could not tell",
 			},
 			sources: []string{
 				"source is broken /ca : missing . there is no such directory. What it gave last stays.",
@@ -147,7 +147,7 @@ func trustStates(t *testing.T) []trustState {
 			runtimes: []string{
 				"restart is pending docker no_live_restore it would stop containers What to do: switch it on untrusted r asked now : x509: unknown authority unclear s asked now : no route",
 				"could not be looked at containerd its socket is gone",
-				"see what it says crio unclear no route unclear s asked now : no route",
+				"could not tell crio unclear no route unclear s asked now : no route",
 			},
 		},
 	}

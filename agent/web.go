@@ -37,7 +37,7 @@ func secure(server *http.Server, config WebConfig, at net.Addr, log *slog.Logger
 }
 
 // exempt answers what a kubelet asks without authentication, because a probe has
-// no safe place for a password; all else is guarded. See docs/decisions/0010.
+// no safe place for a password; all else is guarded. See docs/decisions/0011.
 func exempt(open, guarded http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", open)
