@@ -271,7 +271,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			if errors.Is(err, ErrConflict) != (tc.is == ErrConflict) || errors.Is(err, ErrNotFound) != (tc.is == ErrNotFound) {
+			if errors.Is(err, ErrConflict) != errors.Is(tc.is, ErrConflict) || errors.Is(err, ErrNotFound) != errors.Is(tc.is, ErrNotFound) {
 				t.Errorf("the error is %v, want %v", err, tc.is)
 			}
 			if got := after(err); got != tc.after {

@@ -82,7 +82,7 @@ func agentOf(t *testing.T) (*Slots, *script, *bytes.Buffer) {
 }
 
 // holding gives a hold that gives signs of life.
-func holding(t *testing.T, ctx context.Context) (*hold, func(), *script, *bytes.Buffer) { //nolint:revive // ctx is the caller's, not t's
+func holding(t *testing.T, ctx context.Context) (*hold, func(), *script, *bytes.Buffer) {
 	t.Helper()
 	s, api, log := agentOf(t)
 	h, err := s.acquire(ctx)

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,6 +44,9 @@ type Slots struct {
 	ttl  time.Duration
 	pace pace
 	now  func() time.Time
+
+	mu  sync.Mutex
+	why string // we wait
 }
 
 // NewSlots gives slots for valid settings.
@@ -58,6 +64,16 @@ func NewSlots(cfg SlotsConfig) (*Slots, error) {
 		}
 	}
 	return &Slots{cfg: cfg, ttl: slotTTL, pace: defaultPace(), now: time.Now}, errors.Join(errs...)
+}
+
+// waitsFor is why there is no slot yet.
+func (s *Slots) waitsFor() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why == "" {
+		return "waiting for a restart slot"
+	}
+	return s.why
 }
 
 // Acquire waits for a slot, and gives the function that frees it again, which
@@ -80,6 +96,9 @@ func (s *Slots) Acquire(ctx context.Context) (release func(), err error) {
 
 // acquire waits for a slot.
 func (s *Slots) acquire(ctx context.Context) (*hold, error) {
+	s.mu.Lock()
+	s.why = ""
+	s.mu.Unlock()
 	w := waiting{
 		slots: s, me: s.cfg.Node + "_" + rand.Text()[:10],
 		slot: mathrand.N(s.cfg.Slots), sights: make([]sight, s.cfg.Slots),
@@ -179,11 +198,19 @@ func (w *waiting) place(ctx context.Context) error {
 	return nil
 }
 
-// say logs why we wait, when that has changed.
+// say notes why we wait, and logs it when that has changed.
 func (w *waiting) say(what string, args ...any) {
+	s := w.slots
+	text := what
+	for pair := range slices.Chunk(args, 2) {
+		text += fmt.Sprintf(", %s %v", pair...)
+	}
+	s.mu.Lock()
+	s.why = strings.ReplaceAll(text, "\n", " ")
+	s.mu.Unlock()
 	if w.said != what {
 		w.said = what
-		w.slots.cfg.Log.Info(what, args...) //nolint:sloglint // the messages of Acquire and look, all of them constant
+		s.cfg.Log.Info(what, args...) //nolint:sloglint // the messages of acquire and look, all of them constant
 	}
 }
 

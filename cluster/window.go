@@ -93,6 +93,7 @@ func (w Window) untilOpen(now time.Time) time.Duration {
 			end = at(date.AddDate(0, 0, 1), w.to)
 		}
 		switch {
+		case !begin.Before(end): // the clock leaves all of it out
 		case now.Before(begin):
 			return begin.Sub(now)
 		case now.Before(end):
@@ -102,8 +103,17 @@ func (w Window) untilOpen(now time.Time) time.Duration {
 	return 7 * 24 * time.Hour // not reached
 }
 
-// at is a time of a day by the clock on the wall, which may be set forward or
-// back on that day.
+// at is a time of a day by the clock on the wall. For one that the clock leaves
+// out when it is set forward it is the moment of that.
 func at(date time.Time, since time.Duration) time.Time {
-	return time.Date(date.Year(), date.Month(), date.Day(), int(since.Hours()), int(since.Minutes())%60, 0, 0, date.Location())
+	hour, minute := int(since.Hours()), int(since.Minutes())%60
+	t := time.Date(date.Year(), date.Month(), date.Day(), hour, minute, 0, 0, date.Location())
+	if t.Hour() == hour%24 && t.Minute() == minute {
+		return t
+	}
+	before, after := t.ZoneBounds()
+	if t.Sub(before) < after.Sub(t) {
+		return before
+	}
+	return after
 }
