@@ -86,7 +86,7 @@ func (k *Kubernetes) start(ctx context.Context, cfg KubernetesConfig) error {
 			return err
 		}
 	}
-	if err := k.copyBinaries(ctx); err != nil {
+	if err := k.copyBinaries(); err != nil {
 		return err
 	}
 	// As in every box of its own mounts: nothing of it leaves the box.
@@ -102,17 +102,16 @@ func (k *Kubernetes) start(ctx context.Context, cfg KubernetesConfig) error {
 	for _, u := range kubeUnits(cfg.ProxyMode) {
 		names = append(names, u.name+".service")
 	}
-	// The image is made while they start.
+	// The image is loaded while they start.
 	if _, err := k.box.Run(ctx, append([]string{"systemctl", "start", "--no-block"}, names...)...); err != nil {
 		return err
 	}
-	coreDNS, err := k.box.lab.coreDNSBinary()
+	image, err := k.box.lab.kubeDNSArchive()
 	if err != nil {
 		return err
 	}
-	image := Image{Name: kubeDNSImage, Entrypoint: []string{"/coredns"}, Files: map[string]string{"coredns": coreDNS}}
-	if err := k.box.Load(ctx, image); err != nil {
-		return err
+	if err := k.box.load(ctx, image, []string{kubeDNSImage}); err != nil {
+		return fmt.Errorf("load the image of CoreDNS: %w", err)
 	}
 	err = Until(ctx, kubeTime, func() error {
 		_, err := k.Kubectl(ctx, "get", "--raw=/readyz")
@@ -131,12 +130,12 @@ func (k *Kubernetes) start(ctx context.Context, cfg KubernetesConfig) error {
 }
 
 // copyBinaries gives the box its programs.
-func (k *Kubernetes) copyBinaries(ctx context.Context) error {
-	dir, err := k.box.lab.kubernetesBinaries(ctx)
+func (k *Kubernetes) copyBinaries() error {
+	dir, err := k.box.lab.kubernetesBinaries()
 	if err != nil {
 		return err
 	}
-	etcd, err := k.box.lab.etcdBinary(ctx)
+	etcd, err := k.box.lab.etcdBinary()
 	if err != nil {
 		return err
 	}
@@ -261,7 +260,7 @@ func (k *Kubernetes) state() string {
 	defer cancel()
 	var out strings.Builder
 	for _, args := range [][]string{
-		{"get", "nodes,pods", "--all-namespaces", "--output=wide"},
+		{"get", "nodes,pods,deployments,daemonsets", "--all-namespaces", "--output=wide"},
 		{"get", "events", "--all-namespaces", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"},
 	} {
 		text, err := k.Kubectl(ctx, args...)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -100,6 +101,7 @@ func TestKubernetes(t *testing.T) {
 	})
 	t.Run("deployment", func(t *testing.T) { kubeDeployment(t, k) })
 	t.Run("secret", func(t *testing.T) { kubeSecret(t, b, k) })
+	t.Run("errors", func(t *testing.T) { kubeErrors(t, k) })
 	t.Run("helm", func(t *testing.T) { kubeHelm(t, l, k) })
 	t.Run("pull", func(t *testing.T) { kubePull(t, b, k, ca, registry, image) })
 
@@ -276,6 +278,27 @@ spec:
 	}
 }
 
+// kubeErrors proves that what fails says why, and that waiting in vain shows the
+// state of the cluster.
+func kubeErrors(t *testing.T, k *Kubernetes) {
+	t.Helper()
+	if out, err := k.Kubectl(t.Context(), "get", "pod/none"); err == nil || !strings.Contains(err.Error(), `pods "none" not found`) {
+		t.Errorf("a pod that is not there: %q, %v", out, err)
+	}
+	if err := k.Apply(t.Context(), "kind: Nonsense\napiVersion: v1\nmetadata: {name: x}\n"); err == nil || !strings.Contains(err.Error(), `no matches for kind "Nonsense"`) {
+		t.Errorf("a manifest of no kind: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := k.WaitReady(ctx, "kube-system", "pod/none")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "wait for pod/none: ") || !strings.Contains(err.Error(), "deployment.apps/coredns") {
+		t.Errorf("waiting in vain: %v", err)
+	}
+	if _, err := k.Resolve(t.Context(), "default", "none", "", MuslStatic, 1, "kubernetes"); err == nil || !strings.Contains(err.Error(), "in pod default/none: ") {
+		t.Errorf("in a pod that is not there: %v", err)
+	}
+}
+
 // kubeHelm installs a chart by both versions of helm, and takes it away again.
 func kubeHelm(t *testing.T, l *Lab, k *Kubernetes) {
 	t.Helper()
@@ -307,16 +330,20 @@ func kubeHelm(t *testing.T, l *Lab, k *Kubernetes) {
 	}
 }
 
-// tunables are the machine's settings that kubelet would change.
+// tunables are the machine's settings that kubelet and kube-proxy would change.
 func tunables(t *testing.T) map[string]string {
 	t.Helper()
 	values := make(map[string]string)
+	paths := []string{"/sys/module/nf_conntrack/parameters/hashsize"}
 	for name := range kubeTunables {
-		b, err := os.ReadFile(filepath.Join("/proc/sys", name))
+		paths = append(paths, filepath.Join("/proc/sys", name))
+	}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		values[name] = string(b)
+		values[path] = string(b)
 	}
 	return values
 }

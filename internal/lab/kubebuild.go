@@ -29,7 +29,7 @@ var kubernetesCommands = []string{
 
 // kubernetesBinaries returns the directory in the cache with the programs of
 // Kubernetes, and builds them if need be, from a module of their own.
-func (l *Lab) kubernetesBinaries(ctx context.Context) (string, error) {
+func (l *Lab) kubernetesBinaries() (string, error) {
 	const name = "kubernetes"
 	version := "v1." + kubernetesMinor
 	// Charts and clients ask for the version.
@@ -42,9 +42,9 @@ func (l *Lab) kubernetesBinaries(ctx context.Context) (string, error) {
 		args = append(args, kubernetesModule+"/cmd/"+c)
 	}
 	inputs := append(args[:len(args):len(args)], version, runtime.GOARCH)
-	return cached(ctx, name, inputs, func(dir string) error {
+	return cached(l.ctx, name, inputs, func(dir string) error {
 		l.log.Info("building Kubernetes, which takes some six minutes on an idle machine", "version", version)
-		goMod, err := kubernetesGoMod(ctx, dir, version)
+		goMod, err := kubernetesGoMod(l.ctx, dir, version)
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (l *Lab) kubernetesBinaries(ctx context.Context) (string, error) {
 		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(module), 0o644); err != nil {
 			return err
 		}
-		return goCommand(ctx, dir, args...)
+		return goCommand(l.ctx, dir, args...)
 	})
 }
 
@@ -98,22 +98,39 @@ func labModule(goMod string) (string, error) {
 
 // etcdBinary returns the path of Debian's etcd in the cache. The package is not
 // installed: on a machine that runs systemd that would start it.
-func (l *Lab) etcdBinary(ctx context.Context) (string, error) {
-	return cached(ctx, "etcd", []string{etcdPackage, runtime.GOARCH}, func(dir string) error {
+func (l *Lab) etcdBinary() (string, error) {
+	return cached(l.ctx, "etcd", []string{etcdPackage, runtime.GOARCH}, func(dir string) error {
 		l.log.Info("downloading a package", "package", etcdPackage)
-		if err := download(ctx, dir, etcdPackage); err != nil {
+		if err := download(l.ctx, dir, etcdPackage); err != nil {
 			return err
 		}
 		return os.Rename(filepath.Join(dir, "usr/bin/etcd"), filepath.Join(dir, "etcd"))
 	})
 }
 
+// kubeDNSArchive returns the path of an archive in the cache with the image of the
+// cluster's DNS servers, and builds it if need be.
+func (l *Lab) kubeDNSArchive() (string, error) {
+	binary, err := l.coreDNSBinary()
+	if err != nil {
+		return "", err
+	}
+	const name = "coredns.tar"
+	return cached(l.ctx, name, []string{coreDNSModule, kubeDNSImage, runtime.GOARCH}, func(dir string) error {
+		archive, err := archiveOf([]Image{{Name: kubeDNSImage, Entrypoint: []string{"/coredns"}, Files: map[string]string{"coredns": binary}}})
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, name), archive, 0o644)
+	})
+}
+
 // KubernetesBinaries builds what StartKubernetes needs and the cache lacks, so
 // that the time for a test is not spent on it.
 func (l *Lab) KubernetesBinaries() error {
-	_, err1 := l.etcdBinary(l.ctx)
-	_, err2 := l.kubernetesBinaries(l.ctx)
-	_, err3 := l.coreDNSBinary()
+	_, err1 := l.etcdBinary()
+	_, err2 := l.kubernetesBinaries()
+	_, err3 := l.kubeDNSArchive()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return fmt.Errorf("build Kubernetes: %w", err)
 	}
