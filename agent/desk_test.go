@@ -55,6 +55,10 @@ func TestDeskJoins(t *testing.T) {
 		if n := testutil.ToFloat64(d.metrics.timeouts.WithLabelValues("ci", "runner", "musl", "orphaned_answer")); n != 1 {
 			t.Errorf("%v timeouts, want one", n)
 		}
+		d.event(lookup.Totals{Client: lookup.Client{Host: true}, At: time.Now(), Lookups: []lookup.Count{{Outcome: lookup.NoError, N: 3}, {Outcome: lookup.Timeout, N: 1}}})
+		if h := newHourView(d.board.minutes.hour(time.Now())); h.Lookups != 4 || h.Lost != 1 || h.Failed != 0 {
+			t.Errorf("the hour has %d lookups, %d lost, %d failed, want 4, 1, 0", h.Lookups, h.Lost, h.Failed)
+		}
 		if n := testutil.ToFloat64(d.metrics.collisions.WithLabelValues("ci", "runner", "musl", "orphaned")); n != 1 {
 			t.Errorf("%v collisions, want one", n)
 		}

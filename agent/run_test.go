@@ -100,7 +100,17 @@ func TestRun(t *testing.T) {
 			t.Errorf("/metrics lacks %s%d, or Go's or the process's:\n%s", timeouts, i, body)
 		}
 		if i < 3 {
-			r.sensor.emit(orphan())
+			o := orphan()
+			o.Time = time.Now()
+			r.sensor.emit(o)
+		}
+	}
+
+	// The page has what has happened, and nothing of trust.
+	_, page := fetch(t, address, "/")
+	for _, want := range []string{"3 lost and 0 failed in the last hour, of 0 lookups", "10.244.1.2</strong>", "sensor lookup is blind: no_permission", "<code>nodestead trust</code> or"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("/ lacks %q:\n%s", want, page)
 		}
 	}
 

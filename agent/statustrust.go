@@ -64,7 +64,7 @@ const shownAnchors = 40
 func (t *trust) show(now time.Time, page *statusPage) {
 	view := newTrustView(now, t.status.status(), strs(t.cfg.Trust.Sources))
 	page.Trust = view
-	page.Verdicts = append(page.Verdicts, view.verdicts(now)...)
+	page.Verdicts = append(page.Verdicts, view.verdicts(now, time.Duration(t.cfg.Trust.Interval))...)
 }
 
 func newTrustView(now time.Time, s certsync.Status, sources []string) *trustView {
@@ -137,13 +137,23 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 	return v
 }
 
+// passTakes is longer than a pass takes whose daemons answer, a restart with all
+// its waiting included.
+const passTakes = 5 * time.Minute
+
 // verdicts are the view in some lines.
-func (v *trustView) verdicts(now time.Time) []verdict {
+func (v *trustView) verdicts(now time.Time, interval time.Duration) []verdict {
 	if v.Pass.IsZero() {
 		return []verdict{{warn, "trust: the first pass has not ended yet"}}
 	}
 	var all []verdict
 	add := func(s state, format string, args ...any) { all = append(all, verdict{s, fmt.Sprintf(format, args...)}) }
+	is := "is"
+	if now.Sub(v.Pass) > interval+passTakes {
+		add(bad, "trust: the last pass ended %s: the one that runs takes long, or hangs", ago(now, v.Pass))
+		is = "was"
+	}
+	said := len(all)
 	if len(v.Errs) > 0 {
 		add(bad, "trust: the last pass did not succeed")
 	}
@@ -171,8 +181,8 @@ func (v *trustView) verdicts(now time.Time) []verdict {
 			add(r.State, "%s: %s", r.Name, r.Word)
 		}
 	}
-	if len(all) == 0 {
-		add(good, "trust is in sync: %s installed", plural(uint64(v.Taken), "certificate"))
+	if len(all) == said {
+		add(good, "trust %s in sync: %s installed", is, plural(uint64(v.Taken), "certificate"))
 	}
 	return all
 }

@@ -60,6 +60,11 @@ func trustStates(t *testing.T) []trustState {
 			verdicts: []string{"good: trust is in sync: 0 certificates installed"},
 		},
 		{
+			name:     "a pass hangs",
+			status:   certsync.Status{Time: now.Add(-10 * time.Minute)},
+			verdicts: []string{"bad: trust: the last pass ended 10 minutes ago: the one that runs takes long, or hangs", "good: trust was in sync: 0 certificates installed"},
+		},
+		{
 			name: "in sync",
 			status: certsync.Status{
 				Time:    now,
@@ -136,8 +141,8 @@ func trustStates(t *testing.T) []trustState {
 			},
 			sources: []string{
 				"source is broken /ca : missing . there is no such directory. What it gave last stays.",
-				"refused /b/key.pem : private_key . take it out",
-				"taken, and may disappoint /b/ca.pem : not_self_signed . give the root as well",
+				"refused /b/key.pem : private_key : take it out",
+				"taken, and may disappoint /b/ca.pem : not_self_signed : give the root as well",
 			},
 			targets: []string{
 				"not in sync store last in sync 2 hours ago read-only",

@@ -107,6 +107,9 @@ func TestTrust(t *testing.T) {
 	page("/healthz", http.StatusOK, "ok\n")
 	page("/readyz", http.StatusServiceUnavailable, "the first pass of trust has not ended yet\n")
 	page("/api/v1/incidents", http.StatusNotFound, "")
+	if _, body := fetch(t, address, "/"); !strings.Contains(body, "not ready: the first pass of trust has not ended yet") || !strings.Contains(body, "<code>nodestead watch</code> or") {
+		t.Errorf("/ does not say that it waits for its first pass, or that names does not run:\n%s", body)
+	}
 
 	// A source that is broken is a reason, too.
 	r.syncer.emit(certsync.Status{Time: time.Unix(1e9, 0), Broken: []anchor.Refusal{{Source: "/etc/nodestead/ca", Reason: "missing"}}})
@@ -191,6 +194,9 @@ func TestBothHalves(t *testing.T) {
 	}
 	if status, _ := fetch(t, address, "/api/v1/incidents"); status != http.StatusOK {
 		t.Errorf("/api/v1/incidents gives %d", status)
+	}
+	if status, body := fetch(t, address, "/"); status != http.StatusOK || strings.Contains(body, "does not run here") || !strings.Contains(body, "trust is in sync") {
+		t.Errorf("/ gives %d, and not both halves:\n%s", status, body)
 	}
 	_, body := fetch(t, address, "/metrics")
 	for _, want := range []string{"\nnodestead_dns_lookup_timeouts_total{", "\nnodestead_trust_last_pass_timestamp_seconds "} {
