@@ -40,6 +40,18 @@ func (w *witness) drop(h *hold) {
 	delete(w.holds, h)
 }
 
+// sure is how many holds are sure now.
+func (w *witness) sure() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for h := range w.holds {
+		if h.surely() {
+			n++
+		}
+	}
+	return n
+}
+
 // applied is called when the server gives a lease to somebody: whoever else has
 // a hold on it must not be sure of it any more.
 func (w *witness) applied(before, after Lease) {
