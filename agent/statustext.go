@@ -48,7 +48,7 @@ func span(d time.Duration) string {
 	for _, unit := range []struct {
 		length time.Duration
 		name   string
-	}{{day, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}} {
+	}{{365 * day, "year"}, {day, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}} {
 		if d >= 2*unit.length {
 			return plural(uint64(d/unit.length), unit.name)
 		}

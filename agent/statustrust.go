@@ -43,6 +43,7 @@ type runtimeView struct {
 	State state
 	Word  string // for the state
 	certsync.RuntimeStatus
+	Detail   string // of the decision, without the answers
 	Answers  []answerView
 	Restarts string // what came of them
 }
@@ -103,7 +104,7 @@ func (v *trustView) first(all []anchor.Refusal) []anchor.Refusal {
 }
 
 func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
-	v := runtimeView{State: good, Word: "in order", RuntimeStatus: r}
+	v := runtimeView{State: good, Word: "in order", RuntimeStatus: r, Detail: r.Decision.Detail}
 	for _, a := range r.Answers {
 		is := map[daemon.Verdict]state{daemon.Trusted: good, daemon.Untrusted: bad}[a.Verdict]
 		if is == "" {
@@ -116,6 +117,8 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 			v.State, v.Word = warn, "could not tell"
 		}
 		v.Answers = append(v.Answers, answerView{is, a})
+		// Its words stand below, once.
+		v.Detail, _, _ = strings.Cut(v.Detail, a.Registry+": "+a.Text)
 	}
 	switch {
 	case r.Err != "":
@@ -127,6 +130,7 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 	case !r.Present:
 		v.State, v.Word = "", "not on this node"
 	}
+	v.Detail = strings.TrimSuffix(strings.TrimRight(v.Detail, ":; "), "; it says")
 	var restarts []string
 	for _, result := range certsync.RestartResults() {
 		if n := r.Restarts[result]; n > 0 {

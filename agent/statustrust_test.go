@@ -83,7 +83,7 @@ func trustStates(t *testing.T) []trustState {
 			verdicts: []string{"good: trust is in sync: 2 certificates installed"},
 			anchors: []string{
 				"ends in 400 days CN=leaf a server's, no CA ff from /ca/leaf , until " + until(400),
-				"ends in 3,650 days CN=new f-new from /ca/new , until " + until(3650),
+				"ends in 10 years CN=new f-new from /ca/new , until " + until(3650),
 			},
 			targets: []string{"in sync store"},
 			runtimes: []string{
@@ -102,6 +102,12 @@ func trustStates(t *testing.T) []trustState {
 			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("old", 6)}},
 			verdicts: []string{"bad: CN=old ends in 6 days"},
 			anchors:  []string{"ends in 6 days CN=old f-old from /ca/old , until " + until(6)},
+		},
+		{
+			name:     "long ones",
+			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("a", 729), root("b", 730)}},
+			verdicts: []string{"good: trust is in sync: 2 certificates installed"},
+			anchors:  []string{"ends in 729 days CN=a f-a from /ca/a , until " + until(729), "ends in 2 years CN=b f-b from /ca/b , until " + until(730)},
 		},
 		{
 			name:     "expired",
@@ -123,11 +129,11 @@ func trustStates(t *testing.T) []trustState {
 				Runtimes: []certsync.RuntimeStatus{
 					{
 						Name: daemon.Docker, Present: true,
-						Decision: daemon.Decision{Action: daemon.Pending, Reason: "no_live_restore", Detail: "it would stop containers", Remedy: "switch it on"},
+						Decision: daemon.Decision{Action: daemon.Pending, Reason: "no_live_restore", Detail: "it would stop containers; it says: r: x509: unknown authority", Remedy: "switch it on"},
 						Answers:  []daemon.Answer{{Registry: "r", Verdict: daemon.Untrusted, Text: "x509: unknown authority", At: now}, {Registry: "s", Verdict: daemon.Unclear, Text: "no route", At: now}},
 					},
 					{Name: daemon.Containerd, Err: "its socket is gone"},
-					{Name: daemon.CRIO, Present: true, Decision: daemon.Decision{Action: daemon.Leave, Reason: "unclear", Detail: "no route"}, Answers: []daemon.Answer{{Registry: "s", Verdict: daemon.Unclear, Text: "no route", At: now}}},
+					{Name: daemon.CRIO, Present: true, Decision: daemon.Decision{Action: daemon.Leave, Reason: "unclear", Detail: "crio could not tell: s: no route"}, Answers: []daemon.Answer{{Registry: "s", Verdict: daemon.Unclear, Text: "no route", At: now}}},
 				},
 			},
 			verdicts: []string{
@@ -152,7 +158,7 @@ func trustStates(t *testing.T) []trustState {
 			runtimes: []string{
 				"restart is pending docker no_live_restore it would stop containers What to do: switch it on untrusted r asked now : x509: unknown authority unclear s asked now : no route",
 				"could not be looked at containerd its socket is gone",
-				"could not tell crio unclear no route unclear s asked now : no route",
+				"could not tell crio unclear crio could not tell unclear s asked now : no route",
 			},
 		},
 	}
