@@ -72,19 +72,18 @@ type actor struct {
 	*Slots
 	port    *port
 	witness *witness
-	rnd     *rand.Rand
 }
 
 // live restarts until ctx ends. Some restarts outlive the time to live.
-func (a *actor) live(ctx context.Context) {
-	for sleep(ctx, time.Duration(a.rnd.Int64N(int64(20*time.Second)))) == nil {
+func (a *actor) live(ctx context.Context, rnd *rand.Rand) {
+	for sleep(ctx, time.Duration(rnd.Int64N(int64(20*time.Second)))) == nil {
 		h, err := a.acquire(ctx)
 		if err != nil {
 			return
 		}
 		a.witness.add(h)
 		release := h.keep(ctx)
-		_ = sleep(ctx, time.Duration(a.rnd.ExpFloat64()*float64(15*time.Second)))
+		_ = sleep(ctx, time.Duration(rnd.ExpFloat64()*float64(15*time.Second)))
 		if ctx.Err() != nil {
 			// Killed: nothing is freed, and what systemd was told goes on for as
 			// long as the hold lasts.
@@ -153,8 +152,8 @@ func interleaving(t *testing.T, seed uint64, account string) *witness {
 		start := func(a *actor) {
 			life, kill := context.WithCancel(ctx)
 			kills[a] = kill
-			a.rnd = rand.New(rand.NewPCG(seed, rnd.Uint64()))
-			all.Go(func() { a.live(life) })
+			own := rand.New(rand.NewPCG(seed, rnd.Uint64()))
+			all.Go(func() { a.live(life, own) })
 		}
 		for i := range agents {
 			begun, offset, rate := time.Now(), time.Duration(rnd.Int64N(int64(2*time.Hour)))-time.Hour, 0.9+rnd.Float64()*0.2
