@@ -235,6 +235,7 @@ func (p *prometheus) wait(name string, ok func(seenAlert) error) {
 
 // next begins another part of the story: what fired before is not what it is about.
 func (p *prometheus) next(story string) {
+	p.t.Helper()
 	p.t.Log(story)
 	p.part = time.Since(p.begin)
 }
