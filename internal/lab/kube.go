@@ -113,6 +113,9 @@ func (k *Kubernetes) start(ctx context.Context, cfg KubernetesConfig) error {
 	if err := k.box.load(ctx, image, []string{kubeDNSImage}); err != nil {
 		return fmt.Errorf("load the image of CoreDNS: %w", err)
 	}
+	// To ask again and again would slow it down. When it has failed, systemd tries
+	// again, and who asks is told.
+	_, _ = k.box.Run(ctx, "systemctl", "start", "kube-apiserver.service")
 	err = Until(ctx, kubeTime, func() error {
 		_, err := k.Kubectl(ctx, "get", "--raw=/readyz")
 		return err
