@@ -12,7 +12,7 @@ type hourView struct {
 	From, To              time.Time
 }
 
-// chart is a bar for each minute, in a drawing of chartWidth by chartHeight that
+// chart is a bar for each minute, in a drawing of 600 by chartHeight that
 // the page stretches.
 type chart struct {
 	Most uint64 // what a bar of full height stands for
