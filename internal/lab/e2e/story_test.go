@@ -33,8 +33,8 @@ type cluster struct {
 	registry *lab.Registry
 }
 
-// start starts a cluster with the agent on it.
-func start(t *testing.T) *cluster {
+// start starts a cluster with the agent on it, and kube-proxy in this mode.
+func start(t *testing.T, mode lab.ProxyMode) *cluster {
 	t.Helper()
 	if os.Getenv("NODESTEAD_E2E") != "1" {
 		t.Skip("it starts Kubernetes: make e2e")
@@ -60,7 +60,7 @@ func start(t *testing.T) *cluster {
 	c.box, err = c.lab.Boot(t.Context(), lab.BoxConfig{LiveRestore: true})
 	must(err)
 	must(c.box.StartDocker(t.Context()))
-	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{DNS: "forward . " + upstream.Addr4.String()})
+	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{ProxyMode: mode, DNS: "forward . " + upstream.Addr4.String()})
 	must(err)
 	must(c.box.Load(t.Context(), lab.Image{Name: agentImage, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": agent}}))
 	must(c.Apply(t.Context(), manifest(c.registry.Host)))
@@ -72,7 +72,7 @@ func start(t *testing.T) *cluster {
 func build(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "nodestead")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/nodestead/nodestead/cmd/nodestead")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/nodestead/nodestead/cmd/nodestead")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build nodestead: %v: %s", err, out)
@@ -125,10 +125,14 @@ spec:
 // says whose, why, and what to do; a registry's CA comes by a Secret, and what
 // could not be pulled is pulled.
 func TestStory(t *testing.T) {
-	c := start(t)
+	c := start(t, lab.ProxyIPTables)
 	c.names()
 	c.trust()
 }
+
+// TestStoryNFTables: lookups are lost and explained alike when kube-proxy
+// translates by nftables.
+func TestStoryNFTables(t *testing.T) { start(t, lab.ProxyNFTables).names() }
 
 // names loses lookups of a musl pod: the questions of a pair collide when they go to
 // different CoreDNS pods, and the name is slow.
