@@ -33,10 +33,8 @@ func (l *Lab) kubernetesBinaries() (string, error) {
 	const name = "kubernetes"
 	version := "v1." + kubernetesMinor
 	// Charts and clients ask for the version.
-	flags := "-ldflags=-s -w"
-	for _, v := range []string{"gitVersion=" + version, "gitMajor=1", "gitMinor=" + strings.Split(kubernetesMinor, ".")[0]} {
-		flags += " -X k8s.io/component-base/version." + v
-	}
+	flags := fmt.Sprintf("-ldflags=-s -w -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=%[3]s",
+		"k8s.io/component-base/version", version, strings.Split(kubernetesMinor, ".")[0])
 	args := []string{"build", "-mod=mod", "-trimpath", flags, "-o", name + "/"}
 	for _, c := range kubernetesCommands {
 		args = append(args, kubernetesModule+"/cmd/"+c)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -224,10 +225,10 @@ func (c *cluster) trust() {
 	c.until(func() error { return c.box.Pull(t.Context(), rotated) })
 	c.serve(c.ca)
 	c.until(func() error {
-		if err := c.box.Pull(t.Context(), rotated); !refused(err) {
-			return fmt.Errorf("docker pull with the old CA: %v", err)
+		if refused(c.box.Pull(t.Context(), rotated)) {
+			return nil
 		}
-		return nil
+		return errors.New("the old CA is still trusted")
 	})
 	c.serve(next)
 
