@@ -148,6 +148,7 @@ func TestLeaseRequests(t *testing.T) {
 		t.Errorf("the lease (-want +got):\n%s", diff)
 	}
 	now := time.Date(2026, 1, 2, 4, 0, 0, 0, time.FixedZone("", 3600))
+	read.Version = "8" // it is this one that counts
 	if _, err := c.Update(t.Context(), claim(read, "node-a_x", now, 2*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +170,7 @@ func TestLeaseRequests(t *testing.T) {
 	wantPut := coordinationv1.Lease{
 		TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: "nodestead-restart-0", Namespace: "nodestead", ResourceVersion: "7", UID: "u", Generation: 12345678901234567,
+			Name: "nodestead-restart-0", Namespace: "nodestead", ResourceVersion: "8", UID: "u", Generation: 12345678901234567,
 			Labels: map[string]string{"team": "a"}, Annotations: map[string]string{"n": "1"},
 		},
 		Spec: leaseSpec("node-a_x", 120, 4, acquired, now),
@@ -245,6 +246,7 @@ func TestRefusals(t *testing.T) {
 		{"too many", 429, status(429, "TooManyRequests"), "7", nil, 7 * time.Second, ""},
 		{"too many, of a proxy", 429, "slow down", "1", nil, time.Second, "http status 429"},
 		{"for ages", 429, "", "99999999999999", nil, longestAfter, ""},
+		{"an overflow", 429, "", "18446744074", nil, longestAfter, ""},
 		{"more than a number", 429, "", "99999999999999999999999", nil, 0, ""},
 		{"negative", 429, "", "-4", nil, 0, ""},
 		{"a date", 503, "", "Wed, 21 Oct 2026 07:28:00 GMT", nil, 0, "http status 503"},

@@ -285,6 +285,42 @@ func TestEventsAfterAnOutage(t *testing.T) {
 	})
 }
 
+// TestEventsAreClean: what came out of a packet does no harm.
+func TestEventsAreClean(t *testing.T) {
+	posting(t, nil, func(t *testing.T, e *Events, b *board, _ *bytes.Buffer) {
+		e.Pod("ci", "runner", "u", lost("name=\x1b[2J\n"))
+		e.Pod("", "nobody", "", lost("without a pod there is no event"))
+		e.Pod("ci", "", "", lost("without a pod there is no event"))
+		synctest.Wait()
+		want := []sent{{0, "create", "runner", "OrphanedAnswer", 1, "name= [2J "}}
+		if diff := cmp.Diff(want, b.requests()); diff != "" {
+			t.Errorf("the requests (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestBucket: the time between two tokens is not lost when one is taken late.
+func TestBucket(t *testing.T) {
+	begin := time.Now()
+	b := bucket{}
+	for n := range eventBurst {
+		if at := b.take(begin); !at.IsZero() {
+			t.Fatalf("token %d of the burst comes at %v", n, at.Sub(begin))
+		}
+	}
+	for _, tc := range []struct{ at, next time.Duration }{ // next is 0 where there is a token
+		{0, eventPause}, {eventPause - 1, eventPause}, {eventPause * 3 / 2, 0}, {eventPause * 3 / 2, 2 * eventPause}, {2 * eventPause, 0}, {2 * eventPause, 3 * eventPause},
+	} {
+		next := time.Duration(0)
+		if at := b.take(begin.Add(tc.at)); !at.IsZero() {
+			next = at.Sub(begin)
+		}
+		if next != tc.next {
+			t.Errorf("at %v the next token comes at %v, want %v", tc.at, next, tc.next)
+		}
+	}
+}
+
 func TestEventText(t *testing.T) {
 	for cause, want := range map[string]string{"orphaned_answer": "OrphanedAnswer", "unknown": "Unknown", "": "", "_a__b_": "AB"} {
 		if got := reason(cause); got != want {

@@ -127,7 +127,7 @@ func TestHoldLeft(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		h, release, api, _ := holding(t, ctx)
 		stop()
-		pass(slotTTL * 2 / 3)
+		pass(2 * slotTTL)
 		if !h.surely() {
 			t.Error("the signs of life end before the release")
 		}
