@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,11 +12,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/net/html"
 
 	"github.com/nodestead/nodestead/certsync"
 	"github.com/nodestead/nodestead/conntrack"
 	"github.com/nodestead/nodestead/incident"
+	"github.com/nodestead/nodestead/internal/lab"
 	"github.com/nodestead/nodestead/lookup"
 	"github.com/nodestead/nodestead/probe"
 	"github.com/nodestead/nodestead/workload"
@@ -239,6 +242,15 @@ func TestStatusOfTrust(t *testing.T) {
 			if diff := cmp.Diff(tt.verdicts, verdictsOf(doc)); diff != "" {
 				t.Errorf("verdicts (-want +got):\n%s", diff)
 			}
+			states := make(map[string][]string)
+			for _, selector := range []string{"li.anchor", "li.target", "div.runtime"} {
+				for _, n := range all(doc, selector) {
+					states[selector] = append(states[selector], strings.TrimPrefix(attribute(all(n, "span.right")[0], "class"), "right pill "))
+				}
+			}
+			if diff := cmp.Diff(tt.states, states, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("states (-want +got):\n%s", diff)
+			}
 			for selector, want := range map[string][]string{
 				"li.anchor": tt.anchors, "p.source": tt.sources, "li.target": tt.targets, "div.runtime": tt.runtimes,
 			} {
@@ -250,6 +262,45 @@ func TestStatusOfTrust(t *testing.T) {
 				t.Errorf("of names the page says %q", off)
 			}
 		})
+	}
+}
+
+// fakeProber is a probe that has one result.
+type fakeProber struct{ result probe.Result }
+
+func (f fakeProber) Run(ctx context.Context, emit func(probe.Result)) error {
+	emit(f.result)
+	<-ctx.Done()
+	return nil
+}
+
+// TestProbeOnTheStatus: what the probe finds comes to the page.
+func TestProbeOnTheStatus(t *testing.T) {
+	fake := newFakeSensor()
+	at := fake.rim()
+	result := probe.Result{Time: time.Now(), Name: "git.example.de.", Type: 1, Nameserver: loser, Outcome: "servfail"}
+	at.probe = func(Config, *slog.Logger) (prober, error) { return fakeProber{result}, nil }
+	ctx, cancel := context.WithCancel(t.Context())
+	var address string
+	ended := make(chan error, 1)
+	cfg := Default()
+	cfg.HTTP.Watch = "127.0.0.1:0"
+	go func() {
+		ended <- watch(ctx, cfg, slog.New(slog.DiscardHandler), Version{}, bound(&address), at)
+	}()
+	<-fake.running
+	err := lab.Until(ctx, 10*time.Second, func() error {
+		if _, body := fetch(t, address, "/"); !strings.Contains(body, "the probe had no answer that helps for git.example.de. A") {
+			return errors.New("the page does not have the result:\n" + body)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("watch gives %v", err)
 	}
 }
 

@@ -41,6 +41,7 @@ type trustState struct {
 	name                                          string
 	status                                        certsync.Status
 	verdicts, anchors, sources, targets, runtimes []string
+	states                                        map[string][]string // by selector
 }
 
 func trustStates(t *testing.T) []trustState {
@@ -86,6 +87,7 @@ func trustStates(t *testing.T) []trustState {
 				"ends in 10 years CN=new f-new from /ca/new , until " + until(3650),
 			},
 			targets: []string{"in sync store"},
+			states:  map[string][]string{"li.anchor": {"good", "good"}, "li.target": {"good"}, "div.runtime": {"good", ""}},
 			runtimes: []string{
 				"in order docker 20.10.24 trusted docker trusts what it was asked about trusted registry:5000 asked 3 minutes ago Restarts since the start: 2 helped, 1 did not help",
 				"not on this node crio",
@@ -95,24 +97,28 @@ func trustStates(t *testing.T) []trustState {
 			name:     "a month left",
 			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("good", 30), root("old", 29)}},
 			verdicts: []string{"warn: CN=old ends in 29 days"},
+			states:   map[string][]string{"li.anchor": {"warn", "good"}},
 			anchors:  []string{"ends in 29 days CN=old f-old from /ca/old , until " + until(29), "ends in 30 days CN=good f-good from /ca/good , until " + until(30)},
 		},
 		{
 			name:     "a week left",
 			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("old", 6)}},
 			verdicts: []string{"bad: CN=old ends in 6 days"},
+			states:   map[string][]string{"li.anchor": {"bad"}},
 			anchors:  []string{"ends in 6 days CN=old f-old from /ca/old , until " + until(6)},
 		},
 		{
 			name:     "long ones",
 			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("a", 729), root("b", 730)}},
 			verdicts: []string{"good: trust is in sync: 2 certificates installed"},
+			states:   map[string][]string{"li.anchor": {"good", "good"}},
 			anchors:  []string{"ends in 729 days CN=a f-a from /ca/a , until " + until(729), "ends in 2 years CN=b f-b from /ca/b , until " + until(730)},
 		},
 		{
 			name:     "expired",
 			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("old", -3)}},
 			verdicts: []string{"bad: CN=old ended 2 days ago"},
+			states:   map[string][]string{"li.anchor": {"bad"}},
 			anchors:  []string{"ended 2 days ago CN=old f-old from /ca/old , until " + until(-3)},
 		},
 		{
@@ -150,6 +156,7 @@ func trustStates(t *testing.T) []trustState {
 				"refused /b/key.pem : private_key : take it out",
 				"taken, and may disappoint /b/ca.pem : not_self_signed : give the root as well",
 			},
+			states: map[string][]string{"li.target": {"bad", "bad", "bad", "bad", "warn"}, "div.runtime": {"bad", "bad", "warn"}},
 			targets: []string{
 				"not in sync store last in sync 2 hours ago read-only",
 				"not in sync a last in sync never", "not in sync b last in sync never", "not in sync c last in sync never",

@@ -317,3 +317,12 @@ func TestServerLog(t *testing.T) {
 	}
 	expect(t, logs.take(), `level=WARN msg="http server" err="http: panic serving 192.0.2.1:1: no"`)
 }
+
+func TestWebConfigPath(t *testing.T) {
+	for text, good := range map[string]bool{"": true, "/etc/nodestead/web.yml": true, "web.yml": false, "./web.yml": false, " ": false} {
+		var w WebConfig
+		if err := w.UnmarshalText([]byte(text)); (err == nil) != good || good && string(w) != text {
+			t.Errorf("web config %q: %q and the error %v, want good: %v", text, w, err, good)
+		}
+	}
+}
