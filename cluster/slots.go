@@ -111,6 +111,7 @@ func (s *Slots) acquire(ctx context.Context) (*hold, error) {
 		if opens := untilOpen(s.cfg.Windows, s.now()); opens > 0 {
 			w.say("no restart may begin now", "opens", s.now().Add(opens).Round(time.Second))
 			pause = opens + s.pace.begin()
+			clear(w.sights) // while nobody may take it, a free slot tests nobody's patience
 			continue
 		}
 		h, err := w.look(ctx)
@@ -201,12 +202,13 @@ func (w *waiting) place(ctx context.Context) error {
 // say notes why we wait, and logs it when that has changed.
 func (w *waiting) say(what string, args ...any) {
 	s := w.slots
-	text := what
+	var text strings.Builder
+	text.WriteString(what)
 	for pair := range slices.Chunk(args, 2) {
-		text += fmt.Sprintf(", %s %v", pair...)
+		fmt.Fprintf(&text, ", %s %v", pair...)
 	}
 	s.mu.Lock()
-	s.why = strings.ReplaceAll(text, "\n", " ")
+	s.why = strings.ReplaceAll(text.String(), "\n", " ")
 	s.mu.Unlock()
 	if w.said != what {
 		w.said = what

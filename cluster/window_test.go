@@ -132,3 +132,22 @@ func TestAcquireWaitsForAWindow(t *testing.T) {
 		}
 	})
 }
+
+// TestWindowAndPatience: the control plane does not overtake the workers when a
+// window opens, because nobody took the slot while it was closed.
+func TestWindowAndPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _ := agentOf(t)
+		s.cfg.ControlPlane = func(context.Context) (bool, error) { return true, nil }
+		s.cfg.Windows = []Window{window(t, "", "00:00", "00:30", "")}
+		pass(27 * time.Minute) // less than its patience is left
+		release, err := s.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(time.Date(2000, 1, 2, 0, 0, 0, 0, time.UTC)); got < s.pace.patience(1) || got > 10*time.Minute {
+			t.Errorf("it had its turn %v after the window opened", got)
+		}
+		release()
+	})
+}
