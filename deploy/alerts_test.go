@@ -103,6 +103,32 @@ func TestAlertRules(t *testing.T) {
 	}
 }
 
+// TestScrapeConfigDocumented has promtool check the scrape configuration of
+// docs/operate.md, but for the discovery, which Debian builds without Kubernetes.
+func TestScrapeConfigDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```yaml\nscrape_configs:\n")
+	config, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("docs/operate.md has no scrape_configs")
+	}
+	const discovery = "kubernetes_sd_configs: [{role: pod}]"
+	if strings.Count(config, discovery) != 1 {
+		t.Errorf("it has no line %s", discovery)
+	}
+	config = strings.ReplaceAll(config, discovery, "static_configs: [{targets: ['192.0.2.1:9853']}]")
+	path := filepath.Join(t.TempDir(), "prometheus.yml")
+	if err := os.WriteFile(path, []byte("scrape_configs:\n"+config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := promtool(t, "check", "config", path); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestEveryAlertIsUnitTested: each fires in one unit test, with all that it says,
 // and does not in another.
 func TestEveryAlertIsUnitTested(t *testing.T) {

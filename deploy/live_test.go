@@ -47,6 +47,7 @@ type scene struct {
 	box      *lab.Box
 	program  string // the agent
 	pod      *lab.CRIPod
+	search   *lab.CRIPod // has a search list
 	probed   *lab.Server
 	load     *lab.Load
 	registry *lab.Registry
@@ -71,6 +72,7 @@ func newScene(t *testing.T) *scene {
 		server := s.server(
 			lab.Rule{Name: "*.idle.test.", Addrs: somewhere, Delay: 1500 * time.Millisecond},
 			lab.Rule{Name: "broken.test.", Rcode: dns.RcodeServerFailure},
+			lab.Rule{Name: "*.svc.test.", Rcode: dns.RcodeNameError},
 			lab.Rule{Name: "*", Addrs: somewhere})
 		backends = append(backends, server.Addr4)
 	}
@@ -99,6 +101,10 @@ func newScene(t *testing.T) *scene {
 	_, err = s.box.RunContainer(t.Context(), "job")
 	s.must(err)
 	s.pod, err = s.box.RunPod(t.Context(), lab.CRIPodConfig{Namespace: "ci", Name: "runner", Nameservers: []netip.Addr{dnsService}})
+	s.must(err)
+	s.search, err = s.box.RunPod(t.Context(), lab.CRIPodConfig{
+		Namespace: "ci", Name: "searching", Nameservers: []netip.Addr{dnsService}, Search: []string{"ci.svc.test", "svc.test"}, Options: []string{"ndots:5"},
+	})
 	s.must(err)
 	s.start()
 	s.prom = startPrometheus(t, s.Lab, watchAddress, trustAddress)
@@ -219,6 +225,14 @@ func (s *scene) ask(ctx context.Context, threads, name string) {
 	}
 }
 
+// healthy has both pods look something up, one of them through a search list.
+func (s *scene) healthy() {
+	s.t.Helper()
+	_, err := s.pod.Resolve(s.t.Context(), "", lab.MuslStatic, 20, "healthy.test.")
+	_, err2 := s.search.Resolve(s.t.Context(), "", lab.MuslStatic, 2, "git.test", "registry.test")
+	s.must(err, err2)
+}
+
 // TestAlertsFireAndResolve makes real incidents on a real node, and looks at them
 // through a real Prometheus: each alert fires, says where and why, and ends when
 // the incident does.
@@ -226,10 +240,15 @@ func TestAlertsFireAndResolve(t *testing.T) {
 	s := newScene(t)
 	p := s.prom
 
+	empty := make(map[string]bool) // what dashboards have not shown yet
+	for where := range shown(t) {
+		empty[where] = true
+	}
+
 	p.next("All is well. Then somebody takes the store's certificates away again and again.")
 	p.until("count(up offset 3s == 1)", 2)
-	_, err := s.pod.Resolve(t.Context(), "", lab.MuslStatic, 20, "healthy.test.")
-	s.must(err, s.box.Pull(t.Context(), s.image))
+	s.healthy()
+	s.must(s.box.Pull(t.Context(), s.image))
 	p.quiet()
 	for i := range 5 {
 		p.until(`max(nodestead_trust_in_sync{target="store"})`, 1)
@@ -239,6 +258,7 @@ func TestAlertsFireAndResolve(t *testing.T) {
 	p.fires("NodesteadTrustFight", "target:store")
 	// What began within the window counts only at an agent that was there before it.
 	p.until(hasten("count(up offset 10m == 1)"), 2)
+	s.healthy()
 
 	p.next("Lookups are lost; a CA is exchanged, and docker's directory for the registry is not safe.")
 	hold, err := s.Hold(2, 0)
@@ -271,6 +291,7 @@ func TestAlertsFireAndResolve(t *testing.T) {
 	p.fires("NodesteadRegistryNotTrusted", "registry:"+s.registry.Host, "runtime:docker")
 	p.fires("NodesteadRestartPending", "reason:no_live_restore", "runtime:docker")
 	p.fires("NodesteadSensorBlind", "reason:events_off", "sensor:conntrack")
+	p.show(empty)
 
 	p.next("The sources are put right. Live-restore is switched on, but systemd refuses the restart, which is safe now; a flood finds nobody who answers.")
 	s.must(s.Node().Sysctl("net/netfilter/nf_conntrack_events", "1"))
@@ -288,17 +309,19 @@ func TestAlertsFireAndResolve(t *testing.T) {
 	p.fires("NodesteadRestartFailed", "runtime:docker")
 	s.dropIn()
 	s.run("systemctl restart docker")
+	s.pulls() // with it docker loads the roots, and knows no later ones
 	p.resolves("NodesteadRegistryNotTrusted", "NodesteadRestartPending")
 
 	p.next("The CA is exchanged again, and docker's unit has got another trust store meanwhile.")
 	s.dropIn("[Service]", "Environment=SSL_CERT_FILE=/etc/hostname SSL_CERT_DIR=/run/none")
 	s.rotate("Third Root")
 	p.fires("NodesteadRestartDidNotHelp", "runtime:docker")
+	p.show(empty)
 	s.dropIn()
 
 	p.next("docker's directory is safe again, so that it trusts at once.")
 	s.run("chmod 755 /" + certsDir)
-	s.must(lab.Until(t.Context(), time.Minute, func() error { return s.box.Pull(t.Context(), s.image) }))
+	s.pulls()
 	flood.Wait()
 	p.resolves("NodesteadTrustNotInSync", "NodesteadTrustPassTooOld")
 
@@ -322,6 +345,9 @@ func TestAlertsFireAndResolve(t *testing.T) {
 
 	want := alertNames(readRules(t))
 	p.resolves(want...)
+	for _, where := range slices.Sorted(maps.Keys(empty)) {
+		t.Errorf("%s showed nothing, whatever happened", where)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(p.seen)) {
@@ -332,6 +358,12 @@ func TestAlertsFireAndResolve(t *testing.T) {
 			t.Errorf("%s never fired", name)
 		}
 	}
+}
+
+// pulls waits until docker can pull from the registry.
+func (s *scene) pulls() {
+	s.t.Helper()
+	s.must(lab.Until(s.t.Context(), time.Minute, func() error { return s.box.Pull(s.t.Context(), s.image) }))
 }
 
 // dropIn changes docker's unit, which takes effect at its next start; without lines

@@ -278,22 +278,57 @@ func (p *prometheus) resolves(names ...string) {
 	}
 }
 
-// until waits until an expression has a value.
+// value is one of the series that an expression gives.
+type value struct {
+	Labels map[string]string `json:"metric"`
+	Value  [2]any            `json:"value"` // the time, and the number as text
+}
+
+func (p *prometheus) query(expr string) ([]value, error) {
+	var page struct{ Data struct{ Result []value } }
+	err := p.get("/api/v1/query?"+url.Values{"query": {expr}}.Encode(), &page)
+	return page.Data.Result, err
+}
+
+// until waits until an expression has this one value.
 func (p *prometheus) until(expr string, want float64) {
 	p.t.Helper()
 	err := lab.Until(p.t.Context(), time.Minute, func() error {
-		var page struct {
-			Data struct{ Result []struct{ Value [2]any } }
+		got, err := p.query(expr)
+		if err == nil && (len(got) != 1 || got[0].Value[1] != fmt.Sprint(want)) {
+			err = fmt.Errorf("%s is %v, want %g", expr, got, want)
 		}
-		if err := p.get("/api/v1/query?"+url.Values{"query": {expr}}.Encode(), &page); err != nil {
-			return err
-		}
-		if want := fmt.Sprint(want); len(page.Data.Result) != 1 || page.Data.Result[0].Value[1] != want {
-			return fmt.Errorf("%s is %v, want %s", expr, page.Data.Result, want)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// show asks what the dashboards ask, and removes from the list what shows
+// something.
+func (p *prometheus) show(empty map[string]bool) {
+	p.t.Helper()
+	for where, e := range shown(p.t) {
+		got, err := p.query(e)
+		if err != nil {
+			p.t.Errorf("%s: %v: %s", where, err, e)
+		}
+		if len(got) > 0 {
+			delete(empty, where)
+		}
+	}
+}
+
+// shown are the expressions of all dashboards as Grafana asks them about this node
+// and all namespaces.
+func shown(t *testing.T) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	for _, d := range readDashboards(t) {
+		for i, e := range d.expressions() {
+			all[fmt.Sprintf("%s: %s (query %d)", d.Title, e.where, i)] = plain(strings.NewReplacer("$node", "n1", "$namespace", ".*").Replace(e.expr))
+		}
+	}
+	return all
 }
