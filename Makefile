@@ -10,7 +10,7 @@ VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LINT := go tool -modfile=tools.mod golangci-lint
 # Packages with goroutines, which the race detector looks at.
-RACE := ./agent/... ./certsync/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
+RACE := ./agent/... ./certsync/... ./cluster/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ lint: ## gofmt, go mod tidy, go vet, go fix and golangci-lint, changing nothing
 	@rc=0; \
 	echo '==> gofmt'; bad=$$(gofmt -s -l .) || rc=1; [ -z "$$bad" ] || { echo "make fmt would change:" $$bad; rc=1; }; \
 	echo '==> go mod tidy'; go mod tidy -diff || rc=1; \
-	echo '==> go vet'; go vet ./... || rc=1; \
+	echo '==> go vet'; go vet -tags e2e ./... || rc=1; \
 	echo '==> go fix'; go fix -diff ./... || rc=1; \
 	echo '==> golangci-lint (its first build takes some minutes)'; $(LINT) run || rc=1; \
 	exit $$rc
@@ -53,7 +53,7 @@ endif
 # DaemonSet. The first time it builds Kubernetes and CoreDNS, ten minutes or more on two cores, hence the timeout; that is kept in the lab's cache.
 e2e: ## Run the end-to-end tests, on a real Kubernetes in a box (needs root)
 	$(need-root)
-	@echo '==> go test, with Kubernetes'; NODESTEAD_E2E=1 go test -count=1 -p 1 -timeout 60m -v -run '^Test(Kubernetes|Story)' ./internal/lab ./internal/lab/e2e
+	@echo '==> go test, with Kubernetes'; go test -tags e2e -count=1 -p 1 -timeout 60m -v -run '^Test(Kubernetes|Story)' ./internal/lab ./internal/lab/e2e ./cluster
 
 # Under the race detector the kernel's timing means nothing. In a user namespace root is nobody, and what needs root skips.
 race: AS_NOBODY := $(if $(filter 0,$(shell id -u)),-exec 'unshare --user --map-user=65534')

@@ -1,3 +1,5 @@
+//go:build e2e
+
 package cluster
 
 import (
@@ -75,9 +77,6 @@ type kube struct {
 
 func startKube(t *testing.T) *kube {
 	t.Helper()
-	if os.Getenv("NODESTEAD_E2E") != "1" {
-		t.Skip("it starts Kubernetes: make e2e")
-	}
 	k := &kube{t: t, lab: lab.ForTest(t), dir: t.TempDir()}
 	var err error
 	if k.box, err = k.lab.Boot(t.Context(), lab.BoxConfig{}); err != nil {

@@ -1,3 +1,5 @@
+//go:build e2e
+
 package lab
 
 import (
@@ -25,14 +27,6 @@ func kubeTest(t *testing.T, l *Lab, cfg KubernetesConfig) (*Box, *Kubernetes) {
 	}
 	t.Logf("Kubernetes with kube-proxy's %s after %v", cfg.ProxyMode, time.Since(start).Round(100*time.Millisecond))
 	return b, k
-}
-
-// e2e skips a test that starts a whole Kubernetes, unless it is asked for.
-func e2e(t *testing.T) {
-	t.Helper()
-	if os.Getenv("NODESTEAD_E2E") != "1" {
-		t.Skip("it starts Kubernetes: make e2e")
-	}
 }
 
 func kubectl(t *testing.T, k *Kubernetes, args ...string) string {
@@ -68,7 +62,6 @@ spec:
 // TestKubernetes proves that a cluster is one: what it runs, translates, resolves,
 // mounts and pulls, it does as any cluster does, with nothing of it on the machine.
 func TestKubernetes(t *testing.T) {
-	e2e(t)
 	t.Parallel()
 	l := ForTest(t)
 	machine := tunables(t)
@@ -119,7 +112,6 @@ func TestKubernetes(t *testing.T) {
 
 // TestKubernetesNFTables proves the same of kube-proxy's other mode.
 func TestKubernetesNFTables(t *testing.T) {
-	e2e(t)
 	t.Parallel()
 	l := ForTest(t)
 	b, k := kubeTest(t, l, KubernetesConfig{ProxyMode: ProxyNFTables, DNS: "log"})

@@ -1,3 +1,5 @@
+//go:build e2e
+
 package e2e
 
 import (
@@ -37,9 +39,6 @@ type cluster struct {
 // start starts a cluster with the agent on it, and kube-proxy in this mode.
 func start(t *testing.T, mode lab.ProxyMode) *cluster {
 	t.Helper()
-	if os.Getenv("NODESTEAD_E2E") != "1" {
-		t.Skip("it starts Kubernetes: make e2e")
-	}
 	c := &cluster{t: t, lab: lab.ForTest(t)}
 	agent := build(t)
 	must := func(err error) {
