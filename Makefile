@@ -53,7 +53,7 @@ endif
 # DaemonSet. The first time it builds Kubernetes and CoreDNS, ten minutes or more on two cores, hence the timeout; that is kept in the lab's cache.
 e2e: ## Run the end-to-end tests, on a real Kubernetes in a box (needs root)
 	$(need-root)
-	@echo '==> go test, with Kubernetes'; go test -tags e2e -count=1 -p 1 -timeout 60m -v -run '^Test(Kubernetes|Story)' ./internal/lab ./internal/lab/e2e ./cluster
+	@echo '==> go test, with Kubernetes'; go test -tags e2e -count=1 -p 1 -timeout 60m -v -run '^Test(Kubernetes|Story|AlertsFire|Hasten)' ./internal/lab ./internal/lab/e2e ./cluster ./deploy
 
 # Under the race detector the kernel's timing means nothing. In a user namespace root is nobody, and what needs root skips.
 race: AS_NOBODY := $(if $(filter 0,$(shell id -u)),-exec 'unshare --user --map-user=65534')
