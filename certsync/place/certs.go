@@ -196,8 +196,13 @@ func planFile(p *Plan, d certsDir, hidden string, anchors []anchor.Anchor) {
 		return
 	}
 	if d.toml.counts() && !d.toml.names && len(fingerprints) > 0 {
-		p.Problems = append(p.Problems, Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
-			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`})
+		problem := Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
+			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`}
+		if d.toml.hostless {
+			problem.Reason = "ambiguous_hosts_toml"
+			problem.Detail = `an old containerd does not read it, and a new one then reads no .crt files; add ca = "` + name + `" and an empty table [host]`
+		}
+		p.Problems = append(p.Problems, problem)
 	}
 	change := Change{Path: name, Content: content, Fingerprints: fingerprints}
 	switch {

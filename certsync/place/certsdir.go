@@ -29,11 +29,16 @@ func (d certsDir) foreign() bool {
 
 // given tells whether others have put an anchor where the daemon reads it.
 func (d certsDir) given(fingerprint string) bool {
-	files := d.crt
-	if d.toml.counts() {
-		files = d.toml.files
+	in := func(files []file) bool {
+		return slices.ContainsFunc(files, func(f file) bool { return f.has(fingerprint) })
 	}
-	return slices.ContainsFunc(files, func(f file) bool { return f.has(fingerprint) })
+	switch {
+	case !d.toml.counts():
+		return in(d.crt)
+	case d.toml.hostless:
+		return in(d.crt) && in(d.toml.files)
+	}
+	return in(d.toml.files)
 }
 
 // fingerprints are the certificates in a file, sorted.
