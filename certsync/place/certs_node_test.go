@@ -86,7 +86,8 @@ func TestCertsOnNode(t *testing.T) {
 		{"an empty hosts.toml", "containerd", map[string]string{hosts: ""}, x509, "", ""},
 		{"a broken hosts.toml", "containerd", map[string]string{hosts: "ca = ["}, x509, "", "broken_hosts_toml"},
 		{"_port_", "containerd", map[string]string{portDir: ""}, x509, "", ""},
-		{"a default", "containerd", map[string]string{"_default/hosts.toml": "ca = \"../" + caFile + "\"\n[host]\n", caFile: string(ca.PEM())}, "", "", "would_be_hidden"},
+		{"a default", "containerd", map[string]string{"_default/hosts.toml": "ca = \"../" + caFile + "\"\n[host]\n", caFile: string(ca.PEM())}, "", "", ""},
+		{"a default without it", "containerd", map[string]string{"_default/hosts.toml": "[host]\n"}, x509, x509, "would_be_hidden"},
 	} {
 		t.Run(tt.runtime+" "+tt.name, func(t *testing.T) {
 			dir := filepath.Join("/etc", tt.runtime, "certs.d")

@@ -128,8 +128,10 @@ func TestCerts(t *testing.T) {
 			problems: []string{"would_be_hidden"}, blocked: true},
 		{name: "the default is hidden already", runtime: "containerd", files: map[string]string{"certs.d/_default/hosts.toml": "server = \"x\"\n", dir + "/": ""},
 			anchors: []anchor.Anchor{a}, want: map[string]string{ours: certsContent(a)}, why: "our file is not there"},
-		{name: "docker's directory would be hidden", runtime: "crio", files: map[string]string{"etc/docker/" + dir + "/ca.crt": aPEM}, anchors: []anchor.Anchor{a},
+		{name: "docker's directory would be hidden", runtime: "crio", files: map[string]string{"etc/docker/" + dir + "/ca.crt": aPEM}, anchors: []anchor.Anchor{a, b},
 			problems: []string{"would_be_hidden"}, blocked: true},
+		{name: "docker's directory has all", runtime: "crio", files: map[string]string{"etc/docker/" + dir + "/ca.crt": aPEM}, anchors: []anchor.Anchor{a}},
+		{name: "the default has all", runtime: "containerd", files: map[string]string{"certs.d/_default/ca.crt": aPEM}, anchors: []anchor.Anchor{a}},
 		{name: "docker's directory is ours alone", runtime: "crio", files: map[string]string{"etc/docker/" + ours: certsContent(a)}, anchors: []anchor.Anchor{a},
 			want: map[string]string{ours: certsContent(a)}, why: "our file is not there"},
 	} {

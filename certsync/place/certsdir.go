@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/host"
 )
 
@@ -41,6 +42,11 @@ func (d certsDir) given(fingerprint string) bool {
 	return in(d.toml.files)
 }
 
+// givesAll tells whether others have put all anchors there.
+func (d certsDir) givesAll(anchors []anchor.Anchor) bool {
+	return !slices.ContainsFunc(anchors, func(a anchor.Anchor) bool { return !d.given(a.Fingerprint) })
+}
+
 // fingerprints are the certificates in a file, sorted.
 func (f file) fingerprints() []string {
 	var all []string
@@ -51,9 +57,12 @@ func (f file) fingerprints() []string {
 	return all
 }
 
-// readCertsDir reads it. A directory that is not there is empty.
+// readCertsDir reads it. A directory that is not there, or has no name, is empty.
 func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 	d := certsDir{path: dir}
+	if dir == "" {
+		return d, nil
+	}
 	fi, err := h.Stat(dir)
 	if err != nil {
 		return d, ignoreMissing(err)
