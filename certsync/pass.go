@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -45,8 +44,9 @@ func (s *Syncer) pass(ctx context.Context) Status {
 	} else if unlock, err := s.lock(ctx); err != nil {
 		status.Errs = append(status.Errs, err.Error())
 	} else {
-		s.recall()
-		w = s.look(ctx)
+		if s.recall() {
+			w = s.look(ctx)
+		}
 		s.act(ctx, w, &status)
 		unlock()
 	}
@@ -201,7 +201,7 @@ func usualCertDir(name daemon.Name) string {
 
 // quiet tells whether there is nothing to do.
 func (s *Syncer) quiet(w work) bool {
-	if !same(w.state, s.state) {
+	if !w.state.equal(s.state) {
 		return false
 	}
 	for _, t := range w.targets {
@@ -215,11 +215,6 @@ func (s *Syncer) quiet(w work) bool {
 		}
 	}
 	return true
-}
-
-// same compares what look changes.
-func same(a, b state) bool {
-	return reflect.DeepEqual(a.Memory, b.Memory) && reflect.DeepEqual(a.Leaving, b.Leaving) && a.Unsure == b.Unsure
 }
 
 // settle is the end of a pass that found nothing to do.

@@ -1,6 +1,7 @@
 package certsync
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,6 +109,13 @@ func readState(h *host.Host) (st state, found bool, err error) {
 		st.Runtimes = empty.Runtimes
 	}
 	return st, true, nil
+}
+
+// equal compares states as they are on disk.
+func (st state) equal(other state) bool {
+	a, err1 := json.Marshal(st)
+	b, err2 := json.Marshal(other)
+	return err1 == nil && err2 == nil && bytes.Equal(a, b)
 }
 
 // write writes the state, if it is another one than on disk.

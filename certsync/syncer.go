@@ -125,8 +125,9 @@ func (s *Syncer) save(status *Status) bool {
 	return true
 }
 
-// recall reads the state from disk: another agent may have been there.
-func (s *Syncer) recall() {
+// recall reads the state from disk, and tells whether it is another one than
+// before: another agent may have been there.
+func (s *Syncer) recall() (changed bool) {
 	st, found, err := readState(s.host)
 	if err != nil {
 		s.log.Warn("the state of trust was lost; what is installed stays until every source can be read", "err", err)
@@ -134,7 +135,9 @@ func (s *Syncer) recall() {
 	if !found {
 		st.Unsure = true
 	}
+	changed = s.mustRead || !st.equal(s.state)
 	s.state, s.mustRead, s.lost = st, false, !found
+	return changed
 }
 
 // count counts what was done at a target.
