@@ -57,6 +57,9 @@ func TestBoxCertsD(t *testing.T) {
 	n.refused(n.cri)
 	n.registry.Serve(n.server(next))
 
+	trusted(n.once(named, func(sp *spec) { sp.Config.NoStore = true }))
+	n.whole()
+
 	gone := func(certsD string) bool {
 		_, err := os.Stat(filepath.Join(n.Root(), certsD, registryName+":5000"))
 		return errors.Is(err, os.ErrNotExist)

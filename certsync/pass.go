@@ -81,12 +81,14 @@ func (s *Syncer) look(ctx context.Context) work {
 	}
 	// These first: they take effect at once, and the store takes a second or more.
 	w.targets = s.certs()
-	if s.cfg.Store {
-		t := targetWork{Target: noStore{}}
-		if w.store, t.err = s.findStore(); t.err == nil {
-			t.Target = w.store
-		}
-		w.targets = append(w.targets, t)
+	switch store, err := s.findStore(); {
+	case s.cfg.Store && err != nil:
+		w.targets = append(w.targets, targetWork{Target: noStore{}, err: err})
+	case s.cfg.Store:
+		w.store = store
+		w.targets = append(w.targets, targetWork{Target: store})
+	case err == nil && len(store.Installed()) > 0: // from a time with other settings
+		w.targets = append(w.targets, targetWork{Target: store, unused: true})
 	}
 	if w.state.Unsure {
 		for _, t := range w.targets {

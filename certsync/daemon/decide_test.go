@@ -63,6 +63,12 @@ var decisions = []struct {
 	{"dead", func(c *Case) { c.Facts.Unit.ActiveState = "failed" }, Leave, notRunning},
 	{"stopped, policy always", func(c *Case) { c.Facts.Unit.ActiveState, c.Config.Restart = "inactive", Always }, Leave, notRunning},
 	{"no CRI", func(c *Case) { *c = containerdCase(); c.Facts.NoCRI = true }, Leave, noCRI},
+	{"no store, and trusted by certs.d", func(c *Case) {
+		c.Installed, c.Answers = time.Time{}, []Answer{said("a", Trusted), said("b", Trusted)}
+	}, Leave, trusted},
+	{"no store, and unclear", func(c *Case) {
+		c.Installed, c.Answers = time.Time{}, []Answer{said("a", Trusted), said("b", Unclear)}
+	}, Leave, unclear},
 	{"no store", func(c *Case) { c.Installed = time.Time{} }, Leave, storeNotReady},
 	{"no store, untrusted", func(c *Case) {
 		c.Installed = time.Time{}
