@@ -287,6 +287,7 @@ func testDrift(t *testing.T, n *node) {
 		}},
 		{"bundle cut", func(t *testing.T) { n.run(t, "truncate", "-s", "1000", debianBundle) }},
 		{"bundle removed", func(t *testing.T) { n.remove(t, debianBundle) }},
+		{"a hash link to nothing", func(t *testing.T) { n.run(t, "ln", "-s", "nothing.pem", "/etc/ssl/certs/01234567.0") }},
 		{"links removed", func(t *testing.T) { n.run(t, "sh", "-c", "find /etc/ssl/certs -type l -lname 'nodestead-*' -delete") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
