@@ -2,7 +2,6 @@ package certsync
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -109,11 +108,8 @@ func (s *Syncer) look(ctx context.Context) work {
 			continue // nothing is known that shall be there: what is there stays
 		}
 		t.plan, t.err = t.Plan(shall)
-		if why := t.plan.Blocked(); t.err == nil && t.plan.Empty() && why != "" {
-			t.err = errors.New(why)
-			if t.Name() == storeTarget {
-				w.store = nil // until a person has mended it there is none
-			}
+		if t.err != nil && t.plan.Blocked() != "" && t.Name() == storeTarget {
+			w.store = nil // until a person has mended it there is none
 		}
 	}
 	return w

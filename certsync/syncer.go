@@ -49,6 +49,7 @@ func New(cfg Config) (*Syncer, error) {
 		synced:   make(map[string]string),
 		changes:  make(map[Change]int),
 	}
+	s.notes.begin()
 	for _, r := range cfg.Runtimes {
 		s.runtimes[r.Name] = newRuntime(r)
 	}
@@ -130,7 +131,7 @@ func (s *Syncer) save(status *Status) bool {
 func (s *Syncer) recall() (changed bool) {
 	st, found, err := readState(s.host)
 	if err != nil {
-		s.log.Warn("the state of trust was lost; what is installed stays until every source can be read", "err", err)
+		s.notes.say("state", "the state of trust was lost; what is installed stays until every source can be read", "err", err)
 	}
 	if !found {
 		st.Unsure = true
