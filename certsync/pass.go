@@ -24,6 +24,7 @@ type work struct {
 // targetWork is what there is to do at one target.
 type targetWork struct {
 	place.Target
+	shall  []anchor.Anchor // what shall be there
 	plan   place.Plan
 	err    error // it could not be planned
 	unused bool  // it is left over: a registry that is no longer configured
@@ -92,7 +93,7 @@ func (s *Syncer) look(ctx context.Context) work {
 	if w.state.Unsure {
 		for _, t := range w.targets {
 			if t.err == nil {
-				w.wanted = join(w.wanted, t.Installed())
+				w.wanted = join(w.wanted, s.allowed(t.Installed()))
 			}
 		}
 	}
@@ -101,18 +102,30 @@ func (s *Syncer) look(ctx context.Context) work {
 		if t.err != nil {
 			continue
 		}
-		shall := w.wanted
-		if t.unused {
-			shall = nil
-		} else if len(shall) == 0 {
-			continue // nothing is known that shall be there: what is there stays
+		switch {
+		case t.unused:
+		case len(w.wanted) > 0:
+			t.shall = w.wanted
+		default: // nothing is known that shall be there: what is there stays, if it may
+			is := t.Installed()
+			if t.shall = s.allowed(is); len(t.shall) == len(is) {
+				continue
+			}
 		}
-		t.plan, t.err = t.Plan(shall)
+		t.plan, t.err = t.Plan(t.shall)
 		if t.err != nil && t.plan.Blocked() != "" && t.Name() == storeTarget {
 			w.store = nil // until a person has mended it there is none
 		}
 	}
 	return w
+}
+
+// allowed are those of the anchors that the settings allow.
+func (s *Syncer) allowed(all []anchor.Anchor) []anchor.Anchor {
+	if len(s.cfg.Allow) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(a anchor.Anchor) bool { return !slices.Contains(s.cfg.Allow, a.Fingerprint) })
 }
 
 // unsure tells whether a source may hold more than it gives now.
@@ -150,14 +163,16 @@ func (s *Syncer) certs() []targetWork {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
 		facts := s.runtimes[name].facts
-		if !s.cfg.CertsD || !facts.Present || len(facts.CertDirs) == 0 {
+		if !s.cfg.CertsD || len(facts.CertDirs) == 0 {
 			continue
 		}
 		used[facts.CertDirs[0]] = name
 		for _, registry := range s.cfg.Registries {
 			t := place.NewCerts(s.host, string(name), facts.CertDirs[0], registry)
-			names = append(names, t.Name())
-			shall = append(shall, targetWork{Target: t})
+			names = append(names, t.Name()) // kept, also where the daemon is not seen now
+			if facts.Present {
+				shall = append(shall, targetWork{Target: t})
+			}
 		}
 	}
 	for _, name := range []daemon.Name{daemon.Docker, daemon.Containerd, daemon.CRIO} {
@@ -219,7 +234,7 @@ func (s *Syncer) quiet(w work) bool {
 func (s *Syncer) settle(w work, status *Status) {
 	for _, t := range w.targets {
 		if !t.unused {
-			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, t.err))
+			status.Targets = append(status.Targets, s.targetStatus(t, t.err))
 		}
 	}
 }
@@ -236,12 +251,12 @@ func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 			s.mustRead = true
 			return
 		}
-		err := s.apply(ctx, t, w.wanted)
+		err := s.apply(ctx, &t)
 		if t.Name() == storeTarget && !t.unused {
 			storeOK = err == nil
 		}
 		if !t.unused || err != nil {
-			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, err))
+			status.Targets = append(status.Targets, s.targetStatus(t, err))
 		}
 	}
 	if w.store != nil && storeOK {
@@ -258,15 +273,13 @@ func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 }
 
 // apply carries a target's plan out, counts it and logs it.
-func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor) error {
+func (s *Syncer) apply(ctx context.Context, t *targetWork) error {
 	if t.err != nil || t.plan.Empty() {
 		return t.err
 	}
 	begin := s.now()
-	if t.unused {
-		wanted = nil
-	}
-	err := t.Apply(ctx, t.plan, wanted)
+	done := t.plan
+	err := t.Apply(ctx, done, t.shall)
 	if isEnded(ctx, err) {
 		return err
 	}
@@ -274,14 +287,18 @@ func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor
 	switch {
 	case err != nil:
 		result = Failed
-	case t.plan.Drift || s.synced[t.Name()] == setOf(wanted) && !t.unused:
+	case done.Drift || s.synced[t.Name()] == setOf(t.shall) && !t.unused:
 		result = Repaired
 	}
 	s.count(t.Name(), result)
-	if err == nil {
-		s.log.Info("trust anchors were changed", "target", t.Name(), "result", result, "why", t.plan.Why, "files", paths(t.plan), "took", s.now().Sub(begin).Round(time.Millisecond))
+	if err != nil {
+		return err
 	}
-	return err
+	s.log.Info("trust anchors were changed", "target", t.Name(), "result", result, "why", done.Why, "files", paths(done), "took", s.now().Sub(begin).Round(time.Millisecond))
+	if after, err := t.Plan(t.shall); err == nil {
+		t.plan.Problems = after.Problems // some may be over
+	}
+	return nil
 }
 
 func paths(p place.Plan) string {
@@ -297,12 +314,12 @@ func paths(p place.Plan) string {
 }
 
 // targetStatus notes how a target is.
-func (s *Syncer) targetStatus(t targetWork, wanted []anchor.Anchor, err error) TargetStatus {
+func (s *Syncer) targetStatus(t targetWork, err error) TargetStatus {
 	st := TargetStatus{Name: t.Name(), InSync: err == nil, Problems: t.plan.Problems}
 	if err != nil {
 		st.Err = err.Error()
 	} else {
-		s.targets[t.Name()], s.synced[t.Name()] = s.now(), setOf(wanted)
+		s.targets[t.Name()], s.synced[t.Name()] = s.now(), setOf(t.shall)
 	}
 	st.LastSuccess = s.targets[t.Name()]
 	return st

@@ -131,7 +131,7 @@ func (s *Syncer) save(status *Status) bool {
 func (s *Syncer) recall() (changed bool) {
 	st, found, err := readState(s.host)
 	if err != nil {
-		s.notes.say("state", "the state of trust was lost; what is installed stays until every source can be read", "err", err)
+		s.notes.say("state", "the state of trust cannot be read; what is installed stays until every source can be read", "err", err)
 	}
 	if !found {
 		st.Unsure = true
@@ -151,7 +151,7 @@ func (s *Syncer) counts() map[Change]int { return maps.Clone(s.changes) }
 func (s *Syncer) lock(ctx context.Context) (unlock func(), err error) {
 	release, err := s.host.Lock(ctx, lockFile)
 	if err != nil {
-		return nil, fmt.Errorf("wait for another agent on this node: %w", err)
+		return nil, fmt.Errorf("keep other agents of this node out: %w", err)
 	}
 	return func() {
 		if err := release(); err != nil {

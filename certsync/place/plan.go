@@ -27,6 +27,11 @@ func (l layout) plan(st state, tool string, anchors []anchor.Anchor, had map[str
 			"the bundle has certificates of %s, which it would lose: copy them to %s", strings.Join(lost, ", "), l.anchors)})
 		return p
 	}
+	if i := slices.IndexFunc(p.Problems, func(p Problem) bool { return p.Reason == "foreign_private_key" }); i >= 0 && d.runs() {
+		p.Problems = append(p.Problems, Problem{p.Problems[i].Path, "would_publish_key",
+			"the tool is not run while that file is there, because it would publish the private key: " + strings.Join(d.why, "; ")})
+		return p
+	}
 	p.Changes, p.Drift, p.Why = d.changes, d.drift, strings.Join(d.why, "; ")
 	p.Problems = append(p.Problems, d.problems...)
 	if d.runs() {
