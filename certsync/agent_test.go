@@ -41,8 +41,8 @@ func TestMain(m *testing.M) {
 
 // spec is what an agent in a child does.
 type spec struct {
-	Op string // once, run, uninstall, examine
-	Asked  []string // examine: the registries that are asked about; none: those of the configuration
+	Op    string   // once, run, uninstall, examine
+	Asked []string // examine: the registries that are asked about; none: those of the configuration
 	// It kills itself at this step, counted from 1 (0: never), and from the
 	// first step KillFrom on, if there is one.
 	KillAt   int
