@@ -59,7 +59,9 @@ func (s *Syncer) pass(ctx context.Context) Status {
 	}
 	if ctx.Err() == nil {
 		s.note(w, status)
-		s.notes.end()
+		if len(status.Targets) > 0 || len(status.Errs) == 0 { // otherwise nobody looked
+			s.notes.end()
+		}
 	}
 	return status
 }
@@ -74,8 +76,8 @@ func (s *Syncer) look(ctx context.Context) work {
 	}, s.state.Memory)
 	w.state = s.state
 	w.state.Memory = w.reading.Memory
-	w.state.Unsure = s.state.Unsure && unsure(w.reading)
 	w.wanted, w.state.Leaving = overlap(w.reading, s.state, s.cfg, now)
+	w.wanted, w.state.Kept = keep(&w.reading, w.wanted, s.state.Kept, s.allowed)
 	for _, rt := range s.runtimes {
 		rt.look(ctx, s)
 	}
@@ -89,13 +91,6 @@ func (s *Syncer) look(ctx context.Context) work {
 		w.targets = append(w.targets, targetWork{Target: store})
 	case err == nil && len(store.Installed()) > 0: // from a time with other settings
 		w.targets = append(w.targets, targetWork{Target: store, unused: true})
-	}
-	if w.state.Unsure {
-		for _, t := range w.targets {
-			if t.err == nil {
-				w.wanted = join(w.wanted, s.allowed(t.Installed()))
-			}
-		}
 	}
 	for i := range w.targets {
 		t := &w.targets[i]
@@ -113,7 +108,7 @@ func (s *Syncer) look(ctx context.Context) work {
 			}
 		}
 		t.plan, t.err = t.Plan(t.shall)
-		if t.err != nil && t.plan.Blocked() != "" && t.Name() == storeTarget {
+		if why := t.plan.Blocked(); t.err != nil && why != "" && t.Name() == storeTarget && !strings.HasPrefix(why, "tool_did_not_help") {
 			w.store = nil // until a person has mended it there is none
 		}
 	}
@@ -126,11 +121,6 @@ func (s *Syncer) allowed(all []anchor.Anchor) []anchor.Anchor {
 		return all
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(a anchor.Anchor) bool { return !slices.Contains(s.cfg.Allow, a.Fingerprint) })
-}
-
-// unsure tells whether a source may hold more than it gives now.
-func unsure(r anchor.Reading) bool {
-	return len(r.Broken) > 0 || slices.ContainsFunc(r.Refused, func(r anchor.Refusal) bool { return r.Reason != anchor.NotAllowed })
 }
 
 // storeTarget is the name of the trust store as a target.
@@ -177,6 +167,7 @@ func (s *Syncer) certs() []targetWork {
 	}
 	for _, name := range []daemon.Name{daemon.Docker, daemon.Containerd, daemon.CRIO} {
 		dirs := []string{usualCertDir(name)}
+		dirs = append(dirs, s.state.CertDirs[name]...)
 		if rt := s.runtimes[name]; rt != nil {
 			if s.cfg.CertsD && (rt.err != nil || len(rt.facts.CertDirs) == 0 && rt.facts.CertDirsWhy == "") {
 				continue // it is not known where it reads: what is there stays
@@ -242,6 +233,8 @@ func (s *Syncer) settle(w work, status *Status) {
 // act does what there is to do. Another agent is kept out.
 func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 	s.state = w.state
+	s.forgetMissing(w)
+	s.noteCertDirs(w)
 	// Before anything is installed: what a source gave must not be forgotten
 	// when this process is killed and the source breaks.
 	kept := s.save(status)
@@ -262,6 +255,11 @@ func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 	if w.store != nil && storeOK {
 		s.noteInstalled(w)
 		kept = s.save(status) && kept
+	}
+	for _, rt := range s.runtimes {
+		// What follows may be a restart: nothing of what was known before counts.
+		rt.looked = time.Time{}
+		rt.look(ctx, s)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
 		s.tend(ctx, s.runtimes[name], w, storeOK, kept, status)
@@ -325,26 +323,48 @@ func (s *Syncer) targetStatus(t targetWork, err error) TargetStatus {
 	return st
 }
 
-// noteInstalled notes since when the anchors are in the store's bundle.
-func (s *Syncer) noteInstalled(w work) {
-	all := fingerprints(storeAnchors(w.wanted))
-	isNew := make(map[string]bool)
+// forgetMissing forgets when anchors came into the bundle that are not in it now:
+// who was started in between has not loaded them.
+func (s *Syncer) forgetMissing(w work) {
+	s.state.Installed = maps.Clone(s.state.Installed)
+	for _, f := range missing(w) {
+		delete(s.state.Installed, f)
+	}
+}
+
+// missing are the anchors that the store's bundle lacks.
+func missing(w work) []string {
 	for _, t := range w.targets {
-		if t.Name() != storeTarget {
-			continue
-		}
-		for _, c := range t.plan.Changes {
-			for _, f := range c.Fingerprints {
-				isNew[f] = c.Content != nil
-			}
-		}
-		if t.plan.Drift && t.plan.Tool != nil {
-			for _, f := range all {
-				isNew[f] = true
-			}
+		if t.Name() == storeTarget && !t.unused {
+			return t.plan.Missing
 		}
 	}
-	s.state.installedAt(all, isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
+	return nil
+}
+
+// noteInstalled notes since when the anchors are in the store's bundle.
+func (s *Syncer) noteInstalled(w work) {
+	isNew := make(map[string]bool)
+	for _, f := range missing(w) {
+		isNew[f] = true
+	}
+	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
+}
+
+// noteCertDirs notes the certs.d directories that are about to be written to, so
+// that they are found again when their daemon is gone.
+func (s *Syncer) noteCertDirs(w work) {
+	s.state.CertDirs = maps.Clone(s.state.CertDirs)
+	for _, t := range w.targets {
+		name, _, ok := strings.Cut(t.Name(), "/")
+		rt := s.runtimes[daemon.Name(name)]
+		if !ok || t.unused || rt == nil {
+			continue
+		}
+		dirs := append(slices.Clone(s.state.CertDirs[rt.cfg.Name]), rt.facts.CertDirs[0])
+		slices.Sort(dirs)
+		s.state.CertDirs[rt.cfg.Name] = slices.Compact(dirs)
+	}
 }
 
 // note logs what is wrong.

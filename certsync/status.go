@@ -99,7 +99,7 @@ func (s Status) Wrong() []string {
 		if r.Err != "" {
 			wrong = append(wrong, string(r.Name)+" could not be looked at: "+r.Err)
 		}
-		if r.Decision.Action == daemon.Pending {
+		if r.Decision.Action == daemon.Pending || r.Decision.Action == daemon.Restart {
 			wrong = append(wrong, "restart of "+string(r.Name)+" is pending: "+r.Decision.Reason+": "+r.Decision.Detail)
 			continue
 		}

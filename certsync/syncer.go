@@ -134,11 +134,25 @@ func (s *Syncer) recall() (changed bool) {
 		s.notes.say("state", "the state of trust cannot be read; what is installed stays until every source can be read", "err", err)
 	}
 	if !found {
-		st.Unsure = true
+		st.Kept = s.adopt()
 	}
 	changed = s.mustRead || !st.equal(s.state)
 	s.state, s.mustRead, s.lost = st, false, !found
 	return changed
+}
+
+// adopt gives the anchors of ours that are in the trust store, for a state that
+// was lost.
+func (s *Syncer) adopt() map[string]string {
+	kept := make(map[string]string)
+	store, err := s.findStore()
+	if err != nil {
+		return kept // look says so
+	}
+	for _, a := range store.Installed() {
+		kept[a.Fingerprint] = string(a.PEM())
+	}
+	return kept
 }
 
 // count counts what was done at a target.

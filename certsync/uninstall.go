@@ -17,6 +17,7 @@ func (s *Syncer) Uninstall(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer unlock()
+	s.recall()
 	for _, rt := range s.runtimes {
 		rt.look(ctx, s)
 	}

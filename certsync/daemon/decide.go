@@ -25,6 +25,8 @@ func decide(c Case) (Action, string) {
 	switch {
 	case !c.Facts.Present:
 		return Leave, notPresent
+	case stopped(c.Facts) && c.History.Set == c.Set && c.History.Outcome == Failed:
+		return Pending, restartFailed // it may be us who left it so
 	case stopped(c.Facts):
 		return Leave, notRunning
 	case c.Facts.NoCRI:

@@ -190,8 +190,8 @@ func planFile(p *Plan, d, hidden certsDir, anchors []anchor.Anchor) {
 		problem := Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
 			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`}
 		if d.toml.hostless {
-			problem.Reason = "ambiguous_hosts_toml"
-			problem.Detail = `an old containerd does not read it, and a new one then reads no .crt files; add ca = "` + name + `" and an empty table [host]`
+			problem = Problem{problem.Path, "ambiguous_hosts_toml",
+				`an old containerd does not read it, and a new one then reads no .crt files; add ca = "` + name + `" and an empty table [host]`}
 		}
 		p.Problems = append(p.Problems, problem)
 	}

@@ -211,6 +211,7 @@ func testInstall(t *testing.T, n *node) {
 		want.Changes = append(want.Changes, Change{
 			Path: path.Join("/", localDir, "nodestead-"+an.Fingerprint+".crt"), Content: an.PEM(), Fingerprints: []string{an.Fingerprint},
 		})
+		want.Missing = append(want.Missing, an.Fingerprint)
 	}
 	p := n.plan(t, n.store, anchors)
 	if diff := cmp.Diff(want, p); diff != "" {
