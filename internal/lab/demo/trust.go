@@ -304,7 +304,7 @@ func (t *trustStage) playUninstall() error {
 			return fmt.Errorf("%s is not what it was: %+v, was %+v", name, is, t.before[name])
 		}
 	}
-	left := ""
+	var left strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		if _, ok := t.before[name]; ok {
 			continue
@@ -312,8 +312,8 @@ func (t *trustStage) playUninstall() error {
 		if !strings.HasSuffix(name, "/certs.d") {
 			return fmt.Errorf("%s is left", name)
 		}
-		left += ", " + name
+		left.WriteString(", " + name)
 	}
-	t.say("the node", "all files there are byte for byte what they were; left are empty directories: %s", strings.TrimPrefix(left, ", "))
+	t.say("the node", "all files there are byte for byte what they were; left are empty directories: %s", strings.TrimPrefix(left.String(), ", "))
 	return nil
 }
