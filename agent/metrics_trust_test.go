@@ -87,7 +87,7 @@ func TestTrustMetrics(t *testing.T) {
 	registry, m := newTestTrustMetrics()
 	counters := func(runtimes ...string) (out []string) {
 		for _, r := range runtimes {
-			for _, result := range []string{"did_not_help", "failed", "helped", "unknown"} {
+			for _, result := range []string{"did_not_help", "failed", "healthy", "helped", "unknown"} {
 				out = append(out, "runtime_restarts_total{result="+result+",runtime="+r+"} 0")
 			}
 		}
@@ -114,10 +114,12 @@ func TestTrustMetrics(t *testing.T) {
 		"runtime_restart_pending{reason=disruptive,runtime=docker} 1",
 		"runtime_restarts_total{result=did_not_help,runtime=containerd} 0",
 		"runtime_restarts_total{result=failed,runtime=containerd} 0",
+		"runtime_restarts_total{result=healthy,runtime=containerd} 0",
 		"runtime_restarts_total{result=helped,runtime=containerd} 0",
 		"runtime_restarts_total{result=unknown,runtime=containerd} 0",
 		"runtime_restarts_total{result=did_not_help,runtime=docker} 0",
 		"runtime_restarts_total{result=failed,runtime=docker} 0",
+		"runtime_restarts_total{result=healthy,runtime=docker} 0",
 		"runtime_restarts_total{result=helped,runtime=docker} 3",
 		"runtime_restarts_total{result=unknown,runtime=docker} 0",
 		"trust_changes_total{result=changed,target=containerd/old:1} 0",

@@ -89,13 +89,13 @@ func (t *trust) work(ctx context.Context, group *errgroup.Group, registry *prome
 // TrustOnce makes one pass. The error is one line for each thing that is not as
 // it should be at its end, a restart that is pending included.
 func TrustOnce(ctx context.Context, cfg Config, log *slog.Logger) error {
-	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Once)
+	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Once, "the next pass takes up what is left")
 }
 
 // TrustUninstall takes back all that was ever installed. The error is as that of
 // TrustOnce.
 func TrustUninstall(ctx context.Context, cfg Config, log *slog.Logger) error {
-	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Uninstall)
+	return trustOnce(ctx, newTrust(cfg, log, openSyncer), truster.Uninstall, "run it again to take back the rest")
 }
 
 // TrustPlan writes what a pass would do, and does none of it.
@@ -103,15 +103,21 @@ func TrustPlan(ctx context.Context, cfg Config, log *slog.Logger, w io.Writer) e
 	return trustPlan(ctx, newTrust(cfg, log, openSyncer), w)
 }
 
-func trustOnce(ctx context.Context, t *trust, pass func(truster, context.Context) (certsync.Status, error)) error {
+// trustOnce makes a pass. then says what becomes of one that was stopped.
+func trustOnce(ctx context.Context, t *trust, pass func(truster, context.Context) (certsync.Status, error), then string) error {
 	return t.do(ctx, func() error {
 		status, err := pass(t.syncer, ctx)
 		if err != nil {
-			return unfinished(ctx, err)
+			return unfinished(ctx, err, then)
 		}
 		if wrong := status.Wrong(); len(wrong) > 0 {
 			return errors.New(strings.Join(wrong, "\n"))
 		}
+		var targets []string
+		for _, target := range status.Targets {
+			targets = append(targets, target.Name)
+		}
+		t.log.Info("trust is in sync", "anchors", len(status.Anchors), "targets", strings.Join(targets, ","))
 		return nil
 	})
 }
@@ -120,7 +126,7 @@ func trustPlan(ctx context.Context, t *trust, w io.Writer) error {
 	return t.do(ctx, func() error {
 		preview, err := t.syncer.Plan(ctx)
 		if err != nil {
-			return unfinished(ctx, err)
+			return unfinished(ctx, err, "nothing was changed")
 		}
 		return preview.Print(w)
 	})
@@ -135,9 +141,9 @@ func (t *trust) do(ctx context.Context, fn func() error) error {
 }
 
 // unfinished says so when a signal was the reason.
-func unfinished(ctx context.Context, err error) error {
+func unfinished(ctx context.Context, err error, then string) error {
 	if ctx.Err() != nil {
-		return errors.New("stopped before it was done; the next pass takes up what is left")
+		return errors.New("stopped before it was done; " + then)
 	}
 	return err
 }

@@ -246,8 +246,12 @@ func TestOneThingAndTheEnd(t *testing.T) {
 		Broken:   []anchor.Refusal{{Source: "/ca", Reason: "missing", Detail: "no such directory"}},
 		Runtimes: []certsync.RuntimeStatus{{Name: daemon.Docker, Decision: daemon.Decision{Action: daemon.Pending, Reason: "disruptive", Detail: "no live-restore"}}},
 	}
-	once := func(ctx context.Context, h *trust, _ io.Writer) error { return trustOnce(ctx, h, truster.Once) }
-	uninstall := func(ctx context.Context, h *trust, _ io.Writer) error { return trustOnce(ctx, h, truster.Uninstall) }
+	once := func(ctx context.Context, h *trust, _ io.Writer) error {
+		return trustOnce(ctx, h, truster.Once, "again")
+	}
+	uninstall := func(ctx context.Context, h *trust, _ io.Writer) error {
+		return trustOnce(ctx, h, truster.Uninstall, "again")
+	}
 	preview := certsync.Preview{Broken: pending.Broken}
 	var printed strings.Builder
 	if err := preview.Print(&printed); err != nil {
@@ -300,7 +304,7 @@ func TestStopOfOnePass(t *testing.T) {
 			fake.stuck = make(chan struct{})
 			result := make(chan error, 1)
 			go func() {
-				result <- trustOnce(ctx, newTrust(Default(), slog.New(slog.DiscardHandler), fake.open), truster.Once)
+				result <- trustOnce(ctx, newTrust(Default(), slog.New(slog.DiscardHandler), fake.open), truster.Once, "again")
 			}()
 			<-fake.running
 			cancel()

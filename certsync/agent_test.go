@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 
 // spec is what an agent in a child does.
 type spec struct {
-	Op string // once, run, uninstall, examine
+	Op    string   // once, run, uninstall, examine
+	Asked []string // examine: the registries that are asked about; none: those of the configuration
 	// It kills itself at this step, counted from 1 (0: never), and from the
 	// first step KillFrom on, if there is one.
 	KillAt   int
@@ -117,7 +118,11 @@ func agentMain(text string) error {
 		_ = out.Encode(r) // to a pipe whose reader sees its end
 	}
 	if sp.Op == "examine" {
-		e, err := Examine(ctx, cfg, cfg.Registries)
+		asked := sp.Asked
+		if len(asked) == 0 {
+			asked = cfg.Registries
+		}
+		e, err := Examine(ctx, cfg, asked)
 		r := newReport(e.Status)
 		r.Waiting = e.Waiting
 		return errors.Join(err, out.Encode(r))

@@ -3,6 +3,7 @@ package certsync
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -48,15 +49,28 @@ func overlap(r anchor.Reading, st state, cfg Config, now time.Time) ([]anchor.An
 	return sorted(wanted), left
 }
 
-// join adds anchors that are not among the others yet.
-func join(all, more []anchor.Anchor) []anchor.Anchor {
-	all = slices.Clone(all)
-	for _, m := range more {
-		if !slices.ContainsFunc(all, func(a anchor.Anchor) bool { return a.Fingerprint == m.Fingerprint }) {
-			all = append(all, m)
+// keep adds to what shall be what is kept since the state was lost, as far as it
+// is allowed and no source gives it. Once all sources can be read nothing is kept.
+func keep(r *anchor.Reading, wanted []anchor.Anchor, kept map[string]string, allowed func([]anchor.Anchor) []anchor.Anchor) ([]anchor.Anchor, map[string]string) {
+	left := make(map[string]string)
+	broken := len(r.Broken) > 0 || slices.ContainsFunc(r.Refused, func(r anchor.Refusal) bool { return r.Reason != anchor.NotAllowed })
+	if !broken {
+		return wanted, left
+	}
+	for _, fingerprint := range slices.Sorted(maps.Keys(kept)) {
+		for _, a := range allowed(anchor.Stored([]byte(kept[fingerprint]), "the node's trust store")) {
+			if slices.ContainsFunc(wanted, func(w anchor.Anchor) bool { return w.Fingerprint == a.Fingerprint }) {
+				continue
+			}
+			left[fingerprint] = kept[fingerprint]
+			wanted = append(wanted[:len(wanted):len(wanted)], a)
+			r.Warnings = append(r.Warnings, anchor.Refusal{
+				Source: a.Source, Reason: anchor.Remembered,
+				Detail: fingerprint[:16] + ": stays, because the state of trust was lost and a source cannot be read wholly",
+			})
 		}
 	}
-	return sorted(all)
+	return sorted(wanted), left
 }
 
 func sorted(all []anchor.Anchor) []anchor.Anchor {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/daemon"
+	"github.com/nodestead/nodestead/certsync/host"
 	"github.com/nodestead/nodestead/internal/lab"
 )
 
@@ -148,3 +151,31 @@ func TestInstalledAt(t *testing.T) {
 
 // stored is a CA of the lab as an anchor.
 func stored(ca *lab.CA) []anchor.Anchor { return anchor.Stored(ca.PEM(), "") }
+
+// TestNotReady: what was decided about a daemon is over when the daemon is gone, and
+// what a run of it began with while the store was not ready is not taken for
+// loaded.
+func TestNotReady(t *testing.T) {
+	h, err := host.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	s := &Syncer{host: h, now: time.Now, log: slog.New(slog.DiscardHandler), state: newState(), runtimes: map[daemon.Name]*runtime{}}
+	rt := newRuntime(daemon.Config{Name: daemon.Docker, Unit: "docker.service", Restart: daemon.Auto})
+	s.runtimes[daemon.Docker] = rt
+	a, began := newAnchor(t, "a"), time.Now()
+	s.state.Installed[a.Fingerprint] = began.Add(-time.Hour)
+	rt.facts = daemon.Facts{Present: true, Unit: host.Unit{Name: "docker.service", ActiveState: "active", InvocationID: "run", Started: began}}
+	s.tend(t.Context(), rt, work{wanted: []anchor.Anchor{a}}, false, true, &Status{})
+	s.state.installedAt([]string{a.Fingerprint}, map[string]bool{a.Fingerprint: true}, began.Add(time.Minute), nil)
+	if since := s.state.loadedSince(daemon.Docker, "run", began, []string{a.Fingerprint}); !since.After(began) {
+		t.Errorf("it is taken to have loaded what it cannot have: %+v", s.state.Runtimes)
+	}
+
+	rt.decision = daemon.Decision{Action: daemon.Pending, Reason: "no_live_restore"}
+	rt.look(t.Context(), s)
+	if wrong := (Status{Runtimes: []RuntimeStatus{rt.status()}}).Wrong(); wrong != nil {
+		t.Errorf("a daemon that is gone: %v", wrong)
+	}
+}

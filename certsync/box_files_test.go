@@ -143,6 +143,8 @@ func TestBoxPlanted(t *testing.T) {
 			_ = os.Remove(filepath.Join(root, lockFile)) // of the run before
 			return link("/srv/victim", lockFile)
 		}, []string{lockFile}, "lock"},
+		{"the store is everybody's", func() error { return os.Chmod(filepath.Join(root, "usr/local/share/ca-certificates"), 0o777) },
+			[]string{"usr/local/share/ca-certificates"}, "unsafe_directory"},
 	} {
 		n.give(n.ca)
 		if err := tt.plant(); err != nil {
@@ -156,6 +158,9 @@ func TestBoxPlanted(t *testing.T) {
 		}
 		if tt.says == "" && !n.has(n.ca) {
 			t.Errorf("%s: the CA is not in the bundle", tt.name)
+		}
+		if got := r.decided(daemon.Docker); strings.HasPrefix(tt.name, "the store") && got != "leave trusted" {
+			t.Errorf("%s: docker, by certs.d: %s", tt.name, got)
 		}
 		if diff := cmp.Diff(precious, n.snapshot("/srv", "/etc/passwd", "/etc/shadow", "/root", "/var/spool")); diff != "" {
 			t.Fatalf("%s: something was written elsewhere (-before +after):\n%s", tt.name, diff)

@@ -137,24 +137,11 @@ func TestBoxKilledRestarting(t *testing.T) {
 // an hour does not count.
 func (n *node) forgetTimes() {
 	n.t.Helper()
-	name := filepath.Join(n.Root(), stateFile)
-	b, err := os.ReadFile(name)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	var st state
-	if err := json.Unmarshal(b, &st); err != nil {
-		n.t.Fatalf("the state is broken: %v\n%s", err, b)
-	}
-	rt := st.Runtimes[daemon.Docker]
-	rt.History.Times = nil
-	st.Runtimes[daemon.Docker] = rt
-	if b, err = json.Marshal(st); err == nil {
-		err = os.WriteFile(name, b, 0o600)
-	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	n.editState(func(st *state) {
+		rt := st.Runtimes[daemon.Docker]
+		rt.History.Times = nil
+		st.Runtimes[daemon.Docker] = rt
+	})
 }
 
 // watchFiles reads all the time what daemons and tools would read: each file that

@@ -63,4 +63,11 @@ func TestBoxPreview(t *testing.T) {
 	if got := e.decided(daemon.Docker); got != "leave trusted" || len(e.Waiting) > 0 || len(e.Wrong) > 0 {
 		t.Errorf("examined: %s, waiting %v, wrong %v", got, e.Waiting, e.Wrong)
 	}
+
+	// Somebody asks about a registry that is in certs.d, and not in these settings.
+	n.once(named).clean(t)
+	e = startAgent(t, n.lab.Node(), n.spec("examine", func(sp *spec) { sp.Asked = []string{registryName + ":5000"} })).finish()
+	if got := e.decided(daemon.Containerd); got != "leave trusted" || len(e.Waiting) > 0 || len(e.Wrong) > 0 {
+		t.Errorf("examined with other settings: %s, waiting %v, wrong %v", got, e.Waiting, e.Wrong)
+	}
 }

@@ -57,6 +57,9 @@ func TestBoxCertsD(t *testing.T) {
 	n.refused(n.cri)
 	n.registry.Serve(n.server(next))
 
+	trusted(n.once(named, func(sp *spec) { sp.Config.NoStore = true }))
+	n.whole()
+
 	gone := func(certsD string) bool {
 		_, err := os.Stat(filepath.Join(n.Root(), certsD, registryName+":5000"))
 		return errors.Is(err, os.ErrNotExist)
@@ -141,6 +144,13 @@ func TestBoxRotation(t *testing.T) {
 	if !alive() {
 		t.Error("the container is another one")
 	}
+
+	// But what the settings forbid goes, whatever the source gives.
+	r := n.once(dockerOnly, func(sp *spec) { sp.Config.Allow = []string{fingerprintOf(n.ca)} })
+	if got := r.Changes["store changed"]; got != 1 {
+		t.Errorf("forbidden: changes %v", r.Changes)
+	}
+	n.whole()
 }
 
 // TestBoxFaults: no fault of the network or of a server makes for a restart,

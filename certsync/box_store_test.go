@@ -203,7 +203,7 @@ func TestBoxDisruptive(t *testing.T) {
 	n.give(n.ca)
 	r := n.once(dockerOnly, disruptive)
 	r.clean(t)
-	if got := r.Runtimes[daemon.Docker].Restarts[daemon.Helped]; got != 1 {
+	if got := r.Runtimes[daemon.Docker].Restarts[healthy]; got != 1 {
 		t.Errorf("restarts: %v", r.Runtimes[daemon.Docker].Restarts)
 	}
 	docker = n.renewed("docker.service", docker)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Examination is how a node's trust is, as somebody who changes nothing finds it.
@@ -25,11 +26,20 @@ func Examine(ctx context.Context, cfg Config, registries []string) (Examination,
 	defer s.Close()
 	s.recall()
 	w := s.look(ctx)
+	// A registry that somebody asks about may be in certs.d from a pass with other
+	// settings: then it counts as configured.
+	for _, registry := range registries {
+		left := func(t targetWork) bool { return t.unused && strings.HasSuffix(t.Name(), "/"+registry) }
+		if !slices.Contains(s.cfg.Registries, registry) && slices.ContainsFunc(w.targets, left) {
+			s.cfg.Registries = append(slices.Clone(s.cfg.Registries), registry)
+		}
+	}
+	w = s.look(ctx)
 	s.foresee(w)
 	var e Examination
 	e.Anchors, e.Refused, e.Warnings, e.Broken = w.wanted, w.reading.Refused, w.reading.Warnings, w.reading.Broken
 	for _, t := range w.targets {
-		st := s.targetStatus(t, w.wanted, t.err)
+		st := s.targetStatus(t, t.err)
 		if t.err == nil && !t.plan.Empty() {
 			st.InSync, st.Err = false, t.plan.Why
 			e.Waiting = append(e.Waiting, t.Name())

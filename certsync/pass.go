@@ -2,9 +2,7 @@ package certsync
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +24,7 @@ type work struct {
 // targetWork is what there is to do at one target.
 type targetWork struct {
 	place.Target
+	shall  []anchor.Anchor // what shall be there
 	plan   place.Plan
 	err    error // it could not be planned
 	unused bool  // it is left over: a registry that is no longer configured
@@ -45,8 +44,9 @@ func (s *Syncer) pass(ctx context.Context) Status {
 	} else if unlock, err := s.lock(ctx); err != nil {
 		status.Errs = append(status.Errs, err.Error())
 	} else {
-		s.recall()
-		w = s.look(ctx)
+		if s.recall() {
+			w = s.look(ctx)
+		}
 		s.act(ctx, w, &status)
 		unlock()
 	}
@@ -59,7 +59,9 @@ func (s *Syncer) pass(ctx context.Context) Status {
 	}
 	if ctx.Err() == nil {
 		s.note(w, status)
-		s.notes.end()
+		if len(status.Targets) > 0 || len(status.Errs) == 0 { // otherwise nobody looked
+			s.notes.end()
+		}
 	}
 	return status
 }
@@ -74,52 +76,51 @@ func (s *Syncer) look(ctx context.Context) work {
 	}, s.state.Memory)
 	w.state = s.state
 	w.state.Memory = w.reading.Memory
-	w.state.Unsure = s.state.Unsure && unsure(w.reading)
 	w.wanted, w.state.Leaving = overlap(w.reading, s.state, s.cfg, now)
+	w.wanted, w.state.Kept = keep(&w.reading, w.wanted, s.state.Kept, s.allowed)
 	for _, rt := range s.runtimes {
 		rt.look(ctx, s)
 	}
 	// These first: they take effect at once, and the store takes a second or more.
 	w.targets = s.certs()
-	if s.cfg.Store {
-		t := targetWork{Target: noStore{}}
-		if w.store, t.err = s.findStore(); t.err == nil {
-			t.Target = w.store
-		}
-		w.targets = append(w.targets, t)
-	}
-	if w.state.Unsure {
-		for _, t := range w.targets {
-			if t.err == nil {
-				w.wanted = join(w.wanted, t.Installed())
-			}
-		}
+	switch store, err := s.findStore(); {
+	case s.cfg.Store && err != nil:
+		w.targets = append(w.targets, targetWork{Target: noStore{}, err: err})
+	case s.cfg.Store:
+		w.store = store
+		w.targets = append(w.targets, targetWork{Target: store})
+	case err == nil && len(store.Installed()) > 0: // from a time with other settings
+		w.targets = append(w.targets, targetWork{Target: store, unused: true})
 	}
 	for i := range w.targets {
 		t := &w.targets[i]
 		if t.err != nil {
 			continue
 		}
-		shall := w.wanted
-		if t.unused {
-			shall = nil
-		} else if len(shall) == 0 {
-			continue // nothing is known that shall be there: what is there stays
-		}
-		t.plan, t.err = t.Plan(shall)
-		if why := t.plan.Blocked(); t.err == nil && t.plan.Empty() && why != "" {
-			t.err = errors.New(why)
-			if t.Name() == storeTarget {
-				w.store = nil // until a person has mended it there is none
+		switch {
+		case t.unused:
+		case len(w.wanted) > 0:
+			t.shall = w.wanted
+		default: // nothing is known that shall be there: what is there stays, if it may
+			is := t.Installed()
+			if t.shall = s.allowed(is); len(t.shall) == len(is) {
+				continue
 			}
+		}
+		t.plan, t.err = t.Plan(t.shall)
+		if why := t.plan.Blocked(); t.err != nil && why != "" && t.Name() == storeTarget && !strings.HasPrefix(why, "tool_did_not_help") {
+			w.store = nil // until a person has mended it there is none
 		}
 	}
 	return w
 }
 
-// unsure tells whether a source may hold more than it gives now.
-func unsure(r anchor.Reading) bool {
-	return len(r.Broken) > 0 || slices.ContainsFunc(r.Refused, func(r anchor.Refusal) bool { return r.Reason != anchor.NotAllowed })
+// allowed are those of the anchors that the settings allow.
+func (s *Syncer) allowed(all []anchor.Anchor) []anchor.Anchor {
+	if len(s.cfg.Allow) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(a anchor.Anchor) bool { return !slices.Contains(s.cfg.Allow, a.Fingerprint) })
 }
 
 // storeTarget is the name of the trust store as a target.
@@ -152,18 +153,21 @@ func (s *Syncer) certs() []targetWork {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
 		facts := s.runtimes[name].facts
-		if !s.cfg.CertsD || !facts.Present || len(facts.CertDirs) == 0 {
+		if !s.cfg.CertsD || len(facts.CertDirs) == 0 {
 			continue
 		}
 		used[facts.CertDirs[0]] = name
 		for _, registry := range s.cfg.Registries {
 			t := place.NewCerts(s.host, string(name), facts.CertDirs[0], registry)
-			names = append(names, t.Name())
-			shall = append(shall, targetWork{Target: t})
+			names = append(names, t.Name()) // kept, also where the daemon is not seen now
+			if facts.Present {
+				shall = append(shall, targetWork{Target: t})
+			}
 		}
 	}
 	for _, name := range []daemon.Name{daemon.Docker, daemon.Containerd, daemon.CRIO} {
 		dirs := []string{usualCertDir(name)}
+		dirs = append(dirs, s.state.CertDirs[name]...)
 		if rt := s.runtimes[name]; rt != nil {
 			if s.cfg.CertsD && (rt.err != nil || len(rt.facts.CertDirs) == 0 && rt.facts.CertDirsWhy == "") {
 				continue // it is not known where it reads: what is there stays
@@ -201,7 +205,7 @@ func usualCertDir(name daemon.Name) string {
 
 // quiet tells whether there is nothing to do.
 func (s *Syncer) quiet(w work) bool {
-	if !same(w.state, s.state) {
+	if !w.state.equal(s.state) {
 		return false
 	}
 	for _, t := range w.targets {
@@ -217,16 +221,11 @@ func (s *Syncer) quiet(w work) bool {
 	return true
 }
 
-// same compares what look changes.
-func same(a, b state) bool {
-	return reflect.DeepEqual(a.Memory, b.Memory) && reflect.DeepEqual(a.Leaving, b.Leaving) && a.Unsure == b.Unsure
-}
-
 // settle is the end of a pass that found nothing to do.
 func (s *Syncer) settle(w work, status *Status) {
 	for _, t := range w.targets {
 		if !t.unused {
-			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, t.err))
+			status.Targets = append(status.Targets, s.targetStatus(t, t.err))
 		}
 	}
 }
@@ -234,6 +233,8 @@ func (s *Syncer) settle(w work, status *Status) {
 // act does what there is to do. Another agent is kept out.
 func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 	s.state = w.state
+	s.forgetMissing(w)
+	s.noteCertDirs(w)
 	// Before anything is installed: what a source gave must not be forgotten
 	// when this process is killed and the source breaks.
 	kept := s.save(status)
@@ -243,17 +244,22 @@ func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 			s.mustRead = true
 			return
 		}
-		err := s.apply(ctx, t, w.wanted)
+		err := s.apply(ctx, &t)
 		if t.Name() == storeTarget && !t.unused {
 			storeOK = err == nil
 		}
 		if !t.unused || err != nil {
-			status.Targets = append(status.Targets, s.targetStatus(t, w.wanted, err))
+			status.Targets = append(status.Targets, s.targetStatus(t, err))
 		}
 	}
 	if w.store != nil && storeOK {
 		s.noteInstalled(w)
 		kept = s.save(status) && kept
+	}
+	for _, rt := range s.runtimes {
+		// What follows may be a restart: nothing of what was known before counts.
+		rt.looked = time.Time{}
+		rt.look(ctx, s)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.runtimes)) {
 		s.tend(ctx, s.runtimes[name], w, storeOK, kept, status)
@@ -265,15 +271,13 @@ func (s *Syncer) act(ctx context.Context, w work, status *Status) {
 }
 
 // apply carries a target's plan out, counts it and logs it.
-func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor) error {
+func (s *Syncer) apply(ctx context.Context, t *targetWork) error {
 	if t.err != nil || t.plan.Empty() {
 		return t.err
 	}
 	begin := s.now()
-	if t.unused {
-		wanted = nil
-	}
-	err := t.Apply(ctx, t.plan, wanted)
+	done := t.plan
+	err := t.Apply(ctx, done, t.shall)
 	if isEnded(ctx, err) {
 		return err
 	}
@@ -281,14 +285,18 @@ func (s *Syncer) apply(ctx context.Context, t targetWork, wanted []anchor.Anchor
 	switch {
 	case err != nil:
 		result = Failed
-	case t.plan.Drift || s.synced[t.Name()] == setOf(wanted) && !t.unused:
+	case done.Drift || s.synced[t.Name()] == setOf(t.shall) && !t.unused:
 		result = Repaired
 	}
 	s.count(t.Name(), result)
-	if err == nil {
-		s.log.Info("trust anchors were changed", "target", t.Name(), "result", result, "why", t.plan.Why, "files", paths(t.plan), "took", s.now().Sub(begin).Round(time.Millisecond))
+	if err != nil {
+		return err
 	}
-	return err
+	s.log.Info("trust anchors were changed", "target", t.Name(), "result", result, "why", done.Why, "files", paths(done), "took", s.now().Sub(begin).Round(time.Millisecond))
+	if after, err := t.Plan(t.shall); err == nil {
+		t.plan.Problems = after.Problems // some may be over
+	}
+	return nil
 }
 
 func paths(p place.Plan) string {
@@ -304,37 +312,59 @@ func paths(p place.Plan) string {
 }
 
 // targetStatus notes how a target is.
-func (s *Syncer) targetStatus(t targetWork, wanted []anchor.Anchor, err error) TargetStatus {
+func (s *Syncer) targetStatus(t targetWork, err error) TargetStatus {
 	st := TargetStatus{Name: t.Name(), InSync: err == nil, Problems: t.plan.Problems}
 	if err != nil {
 		st.Err = err.Error()
 	} else {
-		s.targets[t.Name()], s.synced[t.Name()] = s.now(), setOf(wanted)
+		s.targets[t.Name()], s.synced[t.Name()] = s.now(), setOf(t.shall)
 	}
 	st.LastSuccess = s.targets[t.Name()]
 	return st
 }
 
-// noteInstalled notes since when the anchors are in the store's bundle.
-func (s *Syncer) noteInstalled(w work) {
-	all := fingerprints(storeAnchors(w.wanted))
-	isNew := make(map[string]bool)
+// forgetMissing forgets when anchors came into the bundle that are not in it now:
+// who was started in between has not loaded them.
+func (s *Syncer) forgetMissing(w work) {
+	s.state.Installed = maps.Clone(s.state.Installed)
+	for _, f := range missing(w) {
+		delete(s.state.Installed, f)
+	}
+}
+
+// missing are the anchors that the store's bundle lacks.
+func missing(w work) []string {
 	for _, t := range w.targets {
-		if t.Name() != storeTarget {
-			continue
-		}
-		for _, c := range t.plan.Changes {
-			for _, f := range c.Fingerprints {
-				isNew[f] = c.Content != nil
-			}
-		}
-		if t.plan.Drift && t.plan.Tool != nil {
-			for _, f := range all {
-				isNew[f] = true
-			}
+		if t.Name() == storeTarget && !t.unused {
+			return t.plan.Missing
 		}
 	}
-	s.state.installedAt(all, isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
+	return nil
+}
+
+// noteInstalled notes since when the anchors are in the store's bundle.
+func (s *Syncer) noteInstalled(w work) {
+	isNew := make(map[string]bool)
+	for _, f := range missing(w) {
+		isNew[f] = true
+	}
+	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
+}
+
+// noteCertDirs notes the certs.d directories that are about to be written to, so
+// that they are found again when their daemon is gone.
+func (s *Syncer) noteCertDirs(w work) {
+	s.state.CertDirs = maps.Clone(s.state.CertDirs)
+	for _, t := range w.targets {
+		name, _, ok := strings.Cut(t.Name(), "/")
+		rt := s.runtimes[daemon.Name(name)]
+		if !ok || t.unused || rt == nil {
+			continue
+		}
+		dirs := append(slices.Clone(s.state.CertDirs[rt.cfg.Name]), rt.facts.CertDirs[0])
+		slices.Sort(dirs)
+		s.state.CertDirs[rt.cfg.Name] = slices.Compact(dirs)
+	}
 }
 
 // note logs what is wrong.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/daemon"
@@ -67,15 +66,8 @@ func (s *Syncer) foresee(w work) {
 	if w.store == nil {
 		return
 	}
-	isNew := make(map[string]bool)
-	for _, t := range w.targets {
-		for _, c := range t.plan.Changes {
-			for _, f := range c.Fingerprints {
-				isNew[f] = isNew[f] || t.Name() == storeTarget && c.Content != nil
-			}
-		}
-	}
-	s.state.installedAt(fingerprints(storeAnchors(w.wanted)), isNew, s.now(), func(f string) time.Time { return w.store.Since(f, s.lost) })
+	s.forgetMissing(w)
+	s.noteInstalled(w)
 	s.mustRead = true
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nodestead/nodestead/certsync/daemon"
@@ -18,6 +20,9 @@ const (
 	// trusts.
 	factsFor = 10 * time.Minute
 	askedFor = 10 * time.Minute
+	// intentFor is how long a daemon that is dead may be so because of a restart of
+	// ours. Later it is somebody else who stopped it.
+	intentFor = 10 * time.Minute
 	// hour is as long as a restart counts.
 	hour = time.Hour
 	// maxBundle is more than a bundle of all public roots.
@@ -84,10 +89,13 @@ func (rt *runtime) look(ctx context.Context, s *Syncer) {
 		}
 	}
 	facts, err := daemon.Look(ctx, s.host, sd, rt.cfg, s.dockerUnit())
-	if err != nil {
-		s.hangUp() // it may be the connection that is broken
+	if errors.Is(err, host.ErrLost) {
+		s.hangUp()
 	}
 	rt.facts, rt.err, rt.looked = facts, err, now
+	if !facts.Present { // what was decided is over
+		rt.decision, rt.asked = daemon.Decision{}, asked{}
+	}
 }
 
 // dockerUnit is the name of docker's unit.
@@ -142,9 +150,13 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 		s.ask(ctx, rt, w)
 	}
 	rt.decision = s.decide(ctx, rt, w, ready)
-	s.remember(rt, w)
-	switch {
+	if ready {
+		s.remember(rt, w)
+	}
+	switch below := s.runtimes[daemon.Containerd]; {
 	case rt.decision.Action != daemon.Restart || ctx.Err() != nil:
+	case rt.cfg.Name == daemon.Docker && below != nil && below.facts.Present && !below.facts.Healthy:
+		rt.decision = notNow(errors.New("containerd, on which docker runs, does not answer: docker might not come back"))
 	case !kept:
 		rt.decision = daemon.Decision{
 			Action: daemon.Pending, Reason: stateNotKept,
@@ -160,10 +172,13 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 const (
 	noAnchors    = "no_anchors"
 	stateNotKept = "state_not_kept"
+	notMade      = "not_made"
 )
 
 // Reasons lists all reasons that a RuntimeStatus may have.
-func Reasons() []string { return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept) }
+func Reasons() []string {
+	return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept, notMade)
+}
 
 // ask asks a daemon about all registries, unless it was asked lately.
 func (s *Syncer) ask(ctx context.Context, rt *runtime, w work) {
@@ -171,12 +186,14 @@ func (s *Syncer) ask(ctx context.Context, rt *runtime, w work) {
 	if !rt.facts.Healthy || rt.facts.NoCRI {
 		return
 	}
-	for _, registry := range s.cfg.Registries {
-		if ctx.Err() != nil {
-			return
-		}
-		rt.asked.answers = append(rt.asked.answers, daemon.Ask(ctx, s.host, rt.cfg.Name, registry))
+	// At once: one that hangs takes ten seconds.
+	answers := make([]daemon.Answer, len(s.cfg.Registries))
+	var asking sync.WaitGroup
+	for i, registry := range s.cfg.Registries {
+		asking.Go(func() { answers[i] = daemon.Ask(ctx, s.host, rt.cfg.Name, registry) })
 	}
+	asking.Wait()
+	rt.asked.answers = answers
 }
 
 // caseOf puts together what a decision rests on. ready tells whether the store
@@ -254,16 +271,23 @@ func (s *Syncer) restart(ctx context.Context, rt *runtime, w work, status *Statu
 	}
 	s.log.Info("restarting a daemon", "runtime", string(name), "unit", rt.cfg.Unit, "reason", rt.decision.Reason, "detail", rt.decision.Detail)
 	begin := s.now()
-	facts, err := daemon.Renew(ctx, s.host, s.systemd, rt.cfg, rt.facts)
+	facts, err := s.renew(ctx, rt)
 	if isEnded(ctx, err) {
 		return // the intent stays: the next agent finds out what came of it
+	}
+	if errors.Is(err, host.ErrLost) {
+		s.hangUp()
+		rt.decision = notNow(err)
+		return // likewise
 	}
 	rt.facts, rt.looked = facts, s.now()
 	if errors.Is(err, daemon.ErrNotSafe) {
 		st.Intent = nil
 		s.state.Runtimes[name] = st
 		s.log.Info("the daemon was not restarted after all", "runtime", string(name), "err", err)
-		rt.decision = s.decide(ctx, rt, w, true)
+		if rt.decision = s.decide(ctx, rt, w, true); rt.decision.Action == daemon.Restart {
+			rt.decision = notNow(err)
+		}
 		return
 	}
 	s.conclude(ctx, rt, w, err, s.now().Sub(begin), status)
@@ -274,6 +298,20 @@ func (s *Syncer) restart(ctx context.Context, rt *runtime, w work, status *Statu
 			other.look(ctx, s)
 		}
 	}
+}
+
+// renew restarts a daemon, over a connection that lives.
+func (s *Syncer) renew(ctx context.Context, rt *runtime) (daemon.Facts, error) {
+	sd, err := s.dial(ctx)
+	if err != nil {
+		return rt.facts, fmt.Errorf("%w: %w", daemon.ErrNotSafe, err)
+	}
+	return daemon.Renew(ctx, s.host, sd, rt.cfg, rt.facts)
+}
+
+// notNow is the decision about a restart that was decided and could not be made.
+func notNow(err error) daemon.Decision {
+	return daemon.Decision{Action: daemon.Pending, Reason: notMade, Detail: err.Error(), Remedy: "none: it is looked at again"}
 }
 
 // resume finishes what an agent that was killed had begun.
@@ -292,9 +330,14 @@ func (s *Syncer) resume(ctx context.Context, rt *runtime, w work, status *Status
 		}
 		s.conclude(ctx, rt, w, nil, 0, status)
 	case "failed", "inactive":
+		if age := s.now().Sub(st.Intent.At); age.Abs() > intentFor {
+			st.Intent = nil // it is somebody else who stopped it
+			s.state.Runtimes[rt.cfg.Name] = st
+			return
+		}
 		// It may be us who left it so.
-		facts, err := daemon.Renew(ctx, s.host, s.systemd, rt.cfg, rt.facts)
-		if isEnded(ctx, err) {
+		facts, err := s.renew(ctx, rt)
+		if isEnded(ctx, err) || errors.Is(err, host.ErrLost) {
 			return
 		}
 		rt.facts, rt.looked = facts, s.now()
@@ -315,6 +358,9 @@ func (s *Syncer) conclude(ctx context.Context, rt *runtime, w work, err error, t
 		if ctx.Err() != nil {
 			return // the intent stays
 		}
+		if len(s.cfg.Registries) == 0 {
+			result = healthy
+		}
 		for _, a := range rt.asked.answers {
 			switch a.Verdict {
 			case daemon.Untrusted:
@@ -327,7 +373,10 @@ func (s *Syncer) conclude(ctx context.Context, rt *runtime, w work, err error, t
 		}
 	}
 	now := s.now()
-	st.History.Set, st.History.Outcome, st.History.Run = st.Intent.Set, result, rt.facts.Unit.InvocationID
+	st.History.Set, st.History.Outcome, st.History.Run = st.Intent.Set, result, ""
+	if run := rt.facts.Unit.InvocationID; run != st.Intent.Invocation {
+		st.History.Run = run // otherwise systemd refused: it is the run that was
+	}
 	st.History.Times = append(slices.DeleteFunc(st.History.Times, func(t time.Time) bool { return now.Sub(t) > hour }), now)
 	st.Intent = nil
 	s.state.Runtimes[name] = st

@@ -1,6 +1,7 @@
 package certsync
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,9 +37,12 @@ type state struct {
 	// a daemon that was started after it has loaded it.
 	Installed map[string]time.Time         `json:"installed,omitempty"`
 	Runtimes  map[daemon.Name]runtimeState `json:"runtimes,omitempty"`
-	// Unsure: the state was lost, and a source has been broken ever since. What
-	// it gave is not known, so nothing is removed.
-	Unsure bool `json:"unsure,omitempty"`
+	// Kept are anchors of ours that were installed when the state was lost, by
+	// fingerprint, as PEM: what the sources gave then is not known, so they stay
+	// until a source gives them, or all sources can be read.
+	Kept map[string]string `json:"kept,omitempty"`
+	// CertDirs are the certs.d directories that were written to, by runtime.
+	CertDirs map[daemon.Name][]string `json:"cert_dirs,omitempty"`
 }
 
 // leaving is an anchor on its way out.
@@ -74,6 +78,7 @@ func newState() state {
 	return state{
 		Version: stateVersion, Memory: anchor.Memory{}, Leaving: map[string]leaving{},
 		Installed: map[string]time.Time{}, Runtimes: map[daemon.Name]runtimeState{},
+		Kept: map[string]string{}, CertDirs: map[daemon.Name][]string{},
 	}
 }
 
@@ -107,7 +112,20 @@ func readState(h *host.Host) (st state, found bool, err error) {
 	if st.Runtimes == nil {
 		st.Runtimes = empty.Runtimes
 	}
+	if st.Kept == nil {
+		st.Kept = empty.Kept
+	}
+	if st.CertDirs == nil {
+		st.CertDirs = empty.CertDirs
+	}
 	return st, true, nil
+}
+
+// equal compares states as they are on disk.
+func (st state) equal(other state) bool {
+	a, err1 := json.Marshal(st)
+	b, err2 := json.Marshal(other)
+	return err1 == nil && err2 == nil && bytes.Equal(a, b)
 }
 
 // write writes the state, if it is another one than on disk.

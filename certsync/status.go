@@ -58,14 +58,17 @@ type RuntimeStatus struct {
 	Restarts map[string]int // by result, since the Syncer was made
 }
 
-// notAsked is the result of a restart after which a registry could not be
+// Results of a restart beside those of package daemon: the daemon is healthy
+// again, and there was no registry to ask about; a registry could not be
 // reached, so that nobody knows.
-const notAsked = "unknown"
+const (
+	healthy  = "healthy"
+	notAsked = "unknown"
+)
 
-// RestartResults are all results of a restart: it helped, or there was nothing to
-// ask; it did not help; the daemon did not get healthy; nobody knows.
+// RestartResults are all results of a restart.
 func RestartResults() []string {
-	return []string{daemon.Helped, daemon.DidNotHelp, daemon.Failed, notAsked}
+	return []string{daemon.Helped, healthy, daemon.DidNotHelp, daemon.Failed, notAsked}
 }
 
 // InSync tells whether all is as it should be: every source gives, every target
@@ -96,7 +99,7 @@ func (s Status) Wrong() []string {
 		if r.Err != "" {
 			wrong = append(wrong, string(r.Name)+" could not be looked at: "+r.Err)
 		}
-		if r.Decision.Action == daemon.Pending {
+		if r.Decision.Action == daemon.Pending || r.Decision.Action == daemon.Restart {
 			wrong = append(wrong, "restart of "+string(r.Name)+" is pending: "+r.Decision.Reason+": "+r.Decision.Detail)
 			continue
 		}

@@ -49,6 +49,7 @@ func New(cfg Config) (*Syncer, error) {
 		synced:   make(map[string]string),
 		changes:  make(map[Change]int),
 	}
+	s.notes.begin()
 	for _, r := range cfg.Runtimes {
 		s.runtimes[r.Name] = newRuntime(r)
 	}
@@ -125,16 +126,33 @@ func (s *Syncer) save(status *Status) bool {
 	return true
 }
 
-// recall reads the state from disk: another agent may have been there.
-func (s *Syncer) recall() {
+// recall reads the state from disk, and tells whether it is another one than
+// before: another agent may have been there.
+func (s *Syncer) recall() (changed bool) {
 	st, found, err := readState(s.host)
 	if err != nil {
-		s.log.Warn("the state of trust was lost; what is installed stays until every source can be read", "err", err)
+		s.notes.say("state", "the state of trust cannot be read; what is installed stays until every source can be read", "err", err)
 	}
 	if !found {
-		st.Unsure = true
+		st.Kept = s.adopt()
 	}
+	changed = s.mustRead || !st.equal(s.state)
 	s.state, s.mustRead, s.lost = st, false, !found
+	return changed
+}
+
+// adopt gives the anchors of ours that are in the trust store, for a state that
+// was lost.
+func (s *Syncer) adopt() map[string]string {
+	kept := make(map[string]string)
+	store, err := s.findStore()
+	if err != nil {
+		return kept // look says so
+	}
+	for _, a := range store.Installed() {
+		kept[a.Fingerprint] = string(a.PEM())
+	}
+	return kept
 }
 
 // count counts what was done at a target.
@@ -147,7 +165,7 @@ func (s *Syncer) counts() map[Change]int { return maps.Clone(s.changes) }
 func (s *Syncer) lock(ctx context.Context) (unlock func(), err error) {
 	release, err := s.host.Lock(ctx, lockFile)
 	if err != nil {
-		return nil, fmt.Errorf("wait for another agent on this node: %w", err)
+		return nil, fmt.Errorf("keep other agents of this node out: %w", err)
 	}
 	return func() {
 		if err := release(); err != nil {

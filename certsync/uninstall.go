@@ -17,6 +17,7 @@ func (s *Syncer) Uninstall(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer unlock()
+	s.recall()
 	for _, rt := range s.runtimes {
 		rt.look(ctx, s)
 	}
@@ -34,14 +35,17 @@ func (s *Syncer) Uninstall(ctx context.Context) (Status, error) {
 	for _, t := range targets {
 		t.unused = true
 		t.plan, t.err = t.Plan(nil)
-		err := s.apply(ctx, t, nil)
+		err := s.apply(ctx, &t)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("uninstall from %s: %w", t.Name(), err))
 		}
-		status.Targets = append(status.Targets, s.targetStatus(t, nil, err))
+		status.Targets = append(status.Targets, s.targetStatus(t, err))
 	}
 	if len(errs) == 0 {
 		errs = append(errs, s.host.Remove(stateFile), s.host.RemoveDir(stateDir))
+	}
+	if err := errors.Join(errs...); err == nil {
+		s.log.Info("all of trust was taken back; an agent that still runs on this node will install it again")
 	}
 	status.Time, status.Changes = s.now(), s.counts()
 	return status, errors.Join(errs...)

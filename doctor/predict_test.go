@@ -102,8 +102,24 @@ func TestPredictsResolvers(t *testing.T) {
 		}
 		return false
 	}
+	// On a busy machine a resolver's second may be over before an answer comes:
+	// what does not agree is asked once more, alone.
+	again := func(i int, resolver lab.Resolver) string {
+		t.Helper()
+		answers, err := pod.Resolve(t.Context(), resolver, 1, fmt.Sprintf("n%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answers[0].Err
+	}
 	for i, list := range lists {
 		p, r := predicted[i], real[i]
+		if !same(p.musl, r.musl) {
+			r.musl = again(i, lab.MuslStatic)
+		}
+		if !same(p.glibc, r.glibc) {
+			r.glibc = again(i, lab.Glibc)
+		}
 		if !same(p.musl, r.musl) {
 			t.Errorf("%s: musl says %q, not %q\n%s", list, r.musl, p.musl, p.story)
 		}

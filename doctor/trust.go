@@ -101,7 +101,11 @@ func judgeSources(e certsync.Examination, now time.Time) Verdict {
 	for _, a := range e.Anchors {
 		text := fmt.Sprintf("%s (SHA-256 %.16s…, until %s)", a.Cert.Subject, a.Fingerprint, a.Cert.NotAfter.UTC().Format(time.DateOnly))
 		if left := a.Cert.NotAfter.Sub(now); left < renewal {
-			bad(text+fmt.Sprintf(" ends in %d days", max(0, int(left/(24*time.Hour)))), "put its successor beside it into the source, before it ends")
+			when := fmt.Sprintf(" ends in %d days", int(left/(24*time.Hour)))
+			if left < 0 {
+				when = " has ended"
+			}
+			bad(text+when, "put its successor beside it into the source")
 			continue
 		}
 		evidence = append(evidence, text)

@@ -134,6 +134,7 @@ func (cfg Config) rules() rules {
 //	a file is there, and is refused or unreadable, as a whole  what it gave last stays, in addition
 //	or in part                                                 to what is good in it now
 //	… only for not_allowed                                     only what is good in it now
+//	a file gives servers' certificates now, and gave CAs       the CAs stay: it is a mistake, as a rule
 //	a file is gone, others in the directory give anchors       its anchors go
 //	an anchor that was given before has expired since, or      it stays, and is reported as refused
 //	seems not yet valid (a wrong clock)
@@ -180,11 +181,12 @@ func (r *Reading) add(dir string, s source) {
 // warn looks at what is taken, from all sources together.
 func (r *Reading) warn() {
 	for i, a := range r.Anchors {
-		if a.Leaf {
-			continue
-		}
 		say := func(reason Reason, format string, args ...any) {
 			r.Warnings = append(r.Warnings, Refusal{a.Source, reason, a.Fingerprint[:16] + ": " + fmt.Sprintf(format, args...)})
+		}
+		if a.Leaf {
+			say(ServerCert, "a server's certificate, good for certs.d of that registry alone; give the CA that signed it, if there is one")
+			continue
 		}
 		switch self, checked, _ := selfSigned(a.Cert); {
 		case !self:

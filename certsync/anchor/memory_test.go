@@ -253,12 +253,23 @@ func TestMemory(t *testing.T) {
 			s.cfg.Dirs = nil
 			s.read(nil, nil, nil)
 		},
+		"a server's certificate in the place of its CA": func(s *sources) {
+			s.cfg.Registries = []string{"registry.test:5000"}
+			s.put("a", certPEM(a))
+			s.read(nil, nil, nil, a, b)
+			s.put("a", certPEM(leaf))
+			for range 2 {
+				s.read(nil, nil, reasonList{Remembered, ServerCert}, a, leaf, b)
+			}
+			s.put("a", certPEM(b))
+			s.read(nil, nil, nil, b)
+		},
 		"the registry of a remembered leaf is no longer configured": func(s *sources) {
 			s.put("a", certPEM(leaf))
 			s.cfg.Registries = []string{"registry.test:5000"}
-			s.read(nil, nil, nil, leaf, b)
+			s.read(nil, nil, reasonList{ServerCert}, leaf, b)
 			s.remove("")
-			r := s.read(reasonList{Missing}, nil, reasonList{Remembered, Remembered}, leaf, b)
+			r := s.read(reasonList{Missing}, nil, reasonList{Remembered, Remembered, ServerCert}, leaf, b)
 			if i := slices.IndexFunc(r.Anchors, func(a Anchor) bool { return a.Leaf }); i < 0 || r.Anchors[i].Source != filepath.Join(s.dir, "a") {
 				s.Errorf("the leaf is none any more: %v", r.Anchors)
 			}

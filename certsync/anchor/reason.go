@@ -64,7 +64,8 @@ const (
 	SameSubject     Reason = "same_subject"
 	WeakSignature   Reason = "weak_signature"
 	NameConstraints Reason = "name_constraints"
-	Remembered      Reason = "remembered" // it is no longer in its source, which broke
+	ServerCert      Reason = "server_certificate" // taken for one registry
+	Remembered      Reason = "remembered"         // it is no longer in its source, which broke
 )
 
 // Reasons are all reasons, sorted: first those of refusals and broken sources,
@@ -76,7 +77,7 @@ func Reasons() (refusals, warnings []Reason) {
 		BadPEM, Trailing, BadCert,
 		NotAllowed, BadSerial, NotCA, Version1, NoCertSign, NoServerAuth, BadSignature, WeakKey, UnsupportedKey, CriticalExt, Expired, NotYetValid,
 	}
-	warnings = []Reason{NotSelfSigned, SameSubject, WeakSignature, NameConstraints, Remembered}
+	warnings = []Reason{NotSelfSigned, SameSubject, WeakSignature, NameConstraints, ServerCert, Remembered}
 	slices.Sort(refusals)
 	slices.Sort(warnings)
 	return refusals, warnings

@@ -43,7 +43,7 @@ func readSource(dir string, r rules, memory map[string][]string) source {
 	}
 	s := source{taken: make(map[string][]Anchor)}
 	certs := make(map[string]bool)
-	var partly []string
+	var partly, demoted []string
 	tooMany := false
 	for _, f := range files {
 		path := filepath.Join(dir, f.name)
@@ -57,8 +57,11 @@ func readSource(dir string, r rules, memory map[string][]string) source {
 		if len(p.anchors) > 0 {
 			s.taken[f.name] = p.anchors
 		}
-		if p.partly {
+		switch {
+		case p.partly:
 			partly = append(partly, f.name)
+		case len(p.anchors) > 0 && !slices.ContainsFunc(p.anchors, func(a Anchor) bool { return !a.Leaf }):
+			demoted = append(demoted, f.name)
 		}
 	}
 	refused := s.refused
@@ -69,6 +72,10 @@ func readSource(dir string, r rules, memory map[string][]string) source {
 	}
 	for _, name := range partly {
 		s.remember(filepath.Join(dir, name), name, before.taken[name], r)
+	}
+	for _, name := range demoted {
+		cas := slices.DeleteFunc(slices.Clone(before.taken[name]), func(a Anchor) bool { return a.Leaf })
+		s.remember(filepath.Join(dir, name), name, cas, r)
 	}
 	// With what stays, a source would grow from one broken reading to the next.
 	if tooMany || s.count() > maxCerts {

@@ -25,12 +25,18 @@ func decide(c Case) (Action, string) {
 	switch {
 	case !c.Facts.Present:
 		return Leave, notPresent
+	case stopped(c.Facts) && c.History.Set == c.Set && c.History.Outcome == Failed:
+		return Pending, restartFailed // it may be us who left it so
 	case stopped(c.Facts):
 		return Leave, notRunning
 	case c.Facts.NoCRI:
 		return Leave, noCRI
-	case c.Installed.IsZero():
+	case c.Installed.IsZero() && (len(c.Answers) == 0 || len(words(c.Answers, Untrusted)) > 0):
 		return Leave, storeNotReady
+	case c.Installed.IsZero() && len(words(c.Answers, Unclear)) > 0:
+		return Leave, unclear
+	case c.Installed.IsZero(): // by certs.d
+		return Leave, trusted
 	}
 	action, reason := need(c)
 	if action != Restart {

@@ -61,8 +61,17 @@ var decisions = []struct {
 	{"not present", func(c *Case) { c.Facts = Facts{} }, Leave, notPresent},
 	{"stopped", func(c *Case) { c.Facts.Unit.ActiveState = "inactive" }, Leave, notRunning},
 	{"dead", func(c *Case) { c.Facts.Unit.ActiveState = "failed" }, Leave, notRunning},
+	{"dead, of our restart", func(c *Case) {
+		c.Facts.Unit.ActiveState, c.History = "failed", History{Set: c.Set, Outcome: Failed}
+	}, Pending, restartFailed},
 	{"stopped, policy always", func(c *Case) { c.Facts.Unit.ActiveState, c.Config.Restart = "inactive", Always }, Leave, notRunning},
 	{"no CRI", func(c *Case) { *c = containerdCase(); c.Facts.NoCRI = true }, Leave, noCRI},
+	{"no store, and trusted by certs.d", func(c *Case) {
+		c.Installed, c.Answers = time.Time{}, []Answer{said("a", Trusted), said("b", Trusted)}
+	}, Leave, trusted},
+	{"no store, and unclear", func(c *Case) {
+		c.Installed, c.Answers = time.Time{}, []Answer{said("a", Trusted), said("b", Unclear)}
+	}, Leave, unclear},
 	{"no store", func(c *Case) { c.Installed = time.Time{} }, Leave, storeNotReady},
 	{"no store, untrusted", func(c *Case) {
 		c.Installed = time.Time{}

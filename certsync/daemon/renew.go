@@ -79,6 +79,8 @@ func stillSafe(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, 
 		return now, err
 	case !runs(now.Unit):
 		return now, fmt.Errorf("it is %s", now.Unit.ActiveState)
+	case now.BrokenConfig != "":
+		return now, fmt.Errorf("it would not come back: %s", now.BrokenConfig)
 	case cfg.Name == Docker && losesContainers(Case{Config: cfg, Facts: now}) != "":
 		return now, fmt.Errorf("it would stop %d containers", now.Containers)
 	}

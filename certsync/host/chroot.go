@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -22,8 +23,6 @@ func (h *Host) chroot(ctx context.Context, unit string, argv []string, out *os.F
 		return err
 	}
 	defer lock.Close()
-	ctx, cancel := context.WithTimeout(ctx, toolTime)
-	defer cancel()
 	// Empty, so that neither root needs to have a /dev/null.
 	in, err := output()
 	if err != nil {
@@ -42,17 +41,34 @@ func (h *Host) chroot(ctx context.Context, unit string, argv []string, out *os.F
 		return err
 	}
 	h.step("tool called")
-	state, err := waitGroup(ctx, process)
+	type end struct {
+		state *os.ProcessState
+		err   error
+	}
+	ended := make(chan end, 1)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), toolTime)
+	go func() { // until the program ends, whatever becomes of us
+		defer cancel()
+		state, err := waitGroup(limited, process)
+		ended <- end{state, err}
+	}()
+	var e end
+	select {
+	case e = <-ended:
+	case <-ctx.Done():
+		// What it has half done would stay half done.
+		return fmt.Errorf("it goes on, as process %d: %w", process.Pid, ctx.Err())
+	}
 	h.step("tool done")
 	switch {
-	case err != nil:
-		return err
-	case state.Success():
+	case e.err != nil:
+		return e.err
+	case e.state.Success():
 		return nil
-	case ctx.Err() != nil:
-		return errors.Join(ctx.Err(), failed(state.String(), out))
+	case limited.Err() != nil:
+		return errors.Join(context.DeadlineExceeded, failed(e.state.String(), out))
 	}
-	return failed(state.String(), out)
+	return failed(e.state.String(), out)
 }
 
 // waitGroup waits for a process that leads a process group, kills what is left of

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +13,7 @@ import (
 const dirMode = 0o755
 
 // MkdirOwn makes a directory of our own with its parents (mode 0755), or checks
-// that what is there is a directory and no link, owned by this process's user,
+// that what is there is a directory and no link, owned by root or this process's user,
 // and writable by nobody else (else ErrUnsafe). It reports whether it made it.
 func (h *Host) MkdirOwn(name string) (made bool, err error) {
 	made, err = h.mkdirOwn(name)
@@ -43,9 +42,6 @@ func (h *Host) mkdirOwn(name string) (made bool, err error) {
 	full := path.Join(p.path, base)
 	if !fi.IsDir() {
 		return false, fmt.Errorf("%w: %s is no directory (%v)", ErrUnsafe, full, fi.Mode())
-	}
-	if uid := owner(fi); uid != os.Geteuid() {
-		return false, fmt.Errorf("%w: %s is owned by user %d", ErrUnsafe, full, uid)
 	}
 	return false, ownedSafely(full, fi)
 }

@@ -34,8 +34,8 @@ func toolEnv() []string {
 // systemd transient unit with the name unit ("….service") where systemd runs,
 // else by chroot. A run of that unit by another agent is waited for first. The
 // error of a failed run has what is known of its output. The program is given by
-// its absolute path and may take two minutes. When ctx ends, a transient unit
-// goes on, and a program in a chroot is killed.
+// its absolute path and may take two minutes. When ctx ends it goes on to its end:
+// what it has half done would stay half done.
 func (h *Host) Tool(ctx context.Context, unit string, argv []string) error {
 	if len(argv) == 0 || !path.IsAbs(argv[0]) {
 		return fmt.Errorf("run %q: not an absolute path", argv)

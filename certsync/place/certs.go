@@ -81,7 +81,7 @@ func (c *Certs) dirs() []string {
 }
 
 // hides is the directory that the daemon reads for a registry that has none of
-// its own; to make that one would switch it off. Empty: there is none.
+// its own; to make that one would switch it off. Empty: it reads none.
 //
 // CRI-O: github.com/containers/image, dockerCertDir.
 func (c *Certs) hides() string {
@@ -101,29 +101,18 @@ func (c *Certs) Plan(anchors []anchor.Anchor) (Plan, error) {
 		return p, err
 	}
 	var dirs []certsDir
-	for _, name := range c.dirs() {
+	for _, name := range append(c.dirs(), c.hides()) {
 		d, err := readCertsDir(c.h, name)
 		if err != nil {
 			return p, fmt.Errorf("look at %s: %w", name, err)
+		}
+		if c.runtime == "crio" { // it knows no hosts.toml
+			d.toml = hostsTOML{}
 		}
 		dirs = append(dirs, d)
 	}
-	hidden := ""
-	if name := c.hides(); name != "" {
-		d, err := readCertsDir(c.h, name)
-		if err != nil {
-			return p, fmt.Errorf("look at %s: %w", name, err)
-		}
-		if d.foreign() {
-			hidden = name
-		}
-	}
-	if c.runtime == "crio" { // it knows no hosts.toml
-		for i := range dirs {
-			dirs[i].toml = hostsTOML{}
-		}
-	}
-	planCerts(&p, c.runtime, dirs, hidden, c.mine(anchors))
+	last := len(dirs) - 1
+	planCerts(&p, c.runtime, dirs[:last], dirs[last], c.mine(anchors))
 	if p.Empty() {
 		return p, p.blocked()
 	}
@@ -141,8 +130,8 @@ func (c *Certs) mine(anchors []anchor.Anchor) []anchor.Anchor {
 }
 
 // planCerts compares the directories of a registry, of which the daemon reads the
-// first that is there, with the anchors that shall be in it.
-func planCerts(p *Plan, runtime string, dirs []certsDir, hidden string, anchors []anchor.Anchor) {
+// first that is there, or else hidden, with the anchors that shall be in it.
+func planCerts(p *Plan, runtime string, dirs []certsDir, hidden certsDir, anchors []anchor.Anchor) {
 	read := len(dirs) - 1
 	for i, d := range dirs {
 		if d.there {
@@ -170,7 +159,7 @@ func planCerts(p *Plan, runtime string, dirs []certsDir, hidden string, anchors 
 }
 
 // planFile plans our file in the directory that is read.
-func planFile(p *Plan, d certsDir, hidden string, anchors []anchor.Anchor) {
+func planFile(p *Plan, d, hidden certsDir, anchors []anchor.Anchor) {
 	name := path.Join(d.path, certsFile)
 	content := []byte(certsHead)
 	var fingerprints []string
@@ -190,14 +179,21 @@ func planFile(p *Plan, d certsDir, hidden string, anchors []anchor.Anchor) {
 	case d.own != nil && d.own.unsafe != "":
 		p.Problems = append(p.Problems, Problem{name, "unsafe_file", "it is left as it is: " + d.own.unsafe})
 		return
-	case hidden != "" && !d.there:
-		p.Problems = append(p.Problems, Problem{hidden, "would_be_hidden",
-			"the daemon reads it for this registry, and would not any more with a directory of our own; put a directory for the registry beside it"})
+	case !d.there && hidden.foreign():
+		if !hidden.givesAll(anchors) {
+			p.Problems = append(p.Problems, Problem{hidden.path, "would_be_hidden",
+				"the daemon reads it for this registry, and would not any more with a directory of our own; put a directory for the registry beside it"})
+		}
 		return
 	}
 	if d.toml.counts() && !d.toml.names && len(fingerprints) > 0 {
-		p.Problems = append(p.Problems, Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
-			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`})
+		problem := Problem{path.Join(d.path, hostsFile), "foreign_hosts_toml",
+			`with it the .crt files do not count; add ca = "` + name + `" to its hosts`}
+		if d.toml.hostless {
+			problem = Problem{problem.Path, "ambiguous_hosts_toml",
+				`an old containerd does not read it, and a new one then reads no .crt files; add ca = "` + name + `" and an empty table [host]`}
+		}
+		p.Problems = append(p.Problems, problem)
 	}
 	change := Change{Path: name, Content: content, Fingerprints: fingerprints}
 	switch {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/host"
 )
 
@@ -29,11 +30,21 @@ func (d certsDir) foreign() bool {
 
 // given tells whether others have put an anchor where the daemon reads it.
 func (d certsDir) given(fingerprint string) bool {
-	files := d.crt
-	if d.toml.counts() {
-		files = d.toml.files
+	in := func(files []file) bool {
+		return slices.ContainsFunc(files, func(f file) bool { return f.has(fingerprint) })
 	}
-	return slices.ContainsFunc(files, func(f file) bool { return f.has(fingerprint) })
+	switch {
+	case !d.toml.counts():
+		return in(d.crt)
+	case d.toml.hostless:
+		return in(d.crt) && in(d.toml.files)
+	}
+	return in(d.toml.files)
+}
+
+// givesAll tells whether others have put all anchors there.
+func (d certsDir) givesAll(anchors []anchor.Anchor) bool {
+	return !slices.ContainsFunc(anchors, func(a anchor.Anchor) bool { return !d.given(a.Fingerprint) })
 }
 
 // fingerprints are the certificates in a file, sorted.
@@ -46,9 +57,12 @@ func (f file) fingerprints() []string {
 	return all
 }
 
-// readCertsDir reads it. A directory that is not there is empty.
+// readCertsDir reads it. A directory that is not there, or has no name, is empty.
 func readCertsDir(h *host.Host, dir string) (certsDir, error) {
 	d := certsDir{path: dir}
+	if dir == "" {
+		return d, nil
+	}
 	fi, err := h.Stat(dir)
 	if err != nil {
 		return d, ignoreMissing(err)

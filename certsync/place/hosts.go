@@ -2,7 +2,9 @@ package place
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 
@@ -24,13 +26,17 @@ type hostsTOML struct {
 	// broken: it cannot be decoded; then containerd reads the .crt files.
 	broken string
 	empty  bool
+	// hostless: it has no table of hosts. Before 2.0 containerd takes such a one
+	// for broken (late releases of 1.7 do not).
+	hostless bool
 	// names: our file is one of the files of certificates that it names; files
 	// are the others.
 	names bool
 	files []file
 }
 
-// counts tells whether containerd goes by it, and not by the .crt files.
+// counts tells whether containerd goes by it, and not by the .crt files; of a
+// hostless one, only a newer containerd does.
 func (t hostsTOML) counts() bool { return t.there && t.broken == "" && !t.empty }
 
 func readHostsTOML(h *host.Host, dir string) hostsTOML {
@@ -42,11 +48,12 @@ func readHostsTOML(h *host.Host, dir string) hostsTOML {
 		return hostsTOML{there: true, broken: err.Error()}
 	}
 	t := hostsTOML{there: true, empty: len(content) == 0}
-	ca, err := caFiles(content)
+	ca, hostless, err := caFiles(content)
 	if err != nil {
 		t.broken = err.Error()
 		return t
 	}
+	t.hostless = hostless
 	for _, name := range ca {
 		if !path.IsAbs(name) {
 			name = path.Join(dir, name)
@@ -61,23 +68,28 @@ func readHostsTOML(h *host.Host, dir string) hostsTOML {
 }
 
 // caFiles are the files of certificates that a hosts.toml names: of the registry
-// itself, and of the hosts that stand for it.
-func caFiles(content []byte) ([]string, error) {
-	var config struct {
-		CA   any `toml:"ca"`
-		Host map[string]struct {
-			CA any `toml:"ca"`
-		} `toml:"host"`
-	}
+// itself, and of the hosts that stand for it. hostless: it has no table of those.
+func caFiles(content []byte) (names []string, hostless bool, err error) {
+	var config map[string]any
 	if err := toml.Unmarshal(content, &config); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	names := texts(config.CA)
-	for _, h := range config.Host {
-		names = append(names, texts(h.CA)...)
+	names = texts(config["ca"])
+	if config["host"] == nil {
+		return names, true, nil
 	}
-	slices.Sort(names)
-	return names, nil
+	hosts, ok := config["host"].(map[string]any)
+	if !ok {
+		return nil, false, errors.New("host is no table")
+	}
+	for _, name := range slices.Sorted(maps.Keys(hosts)) {
+		host, ok := hosts[name].(map[string]any)
+		if !ok {
+			return nil, false, fmt.Errorf("host %q is no table", name)
+		}
+		names = append(names, texts(host["ca"])...)
+	}
+	return names, false, nil
 }
 
 // texts are the texts of a value that is one or several.

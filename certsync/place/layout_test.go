@@ -93,6 +93,7 @@ func TestParseOSRelease(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("ID=debian\nID_LIKE=\"a b\"\n"))
 	f.Add([]byte("# comment\n!mozilla/no.crt\nmozilla/yes.crt\n\n../../x.crt"))
+	f.Add([]byte("host = 1\n[ca]\n"))
 	f.Add([]byte("ca = [\"a\", 1]\n[host.\"https://x\"]\nca = \"b\"\n"))
 	f.Add([]byte("/bin/sh\x00-e\x00/usr/sbin/update-ca-certificates\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -106,7 +107,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("file %q", name)
 			}
 		}
-		if names, err := caFiles(data); err != nil && names != nil {
+		if names, _, err := caFiles(data); err != nil && names != nil {
 			t.Errorf("%q and %v", names, err)
 		}
 		rebuilds(data)

@@ -1,9 +1,11 @@
 package place
 
 import (
+	"io/fs"
 	"path"
 
 	"github.com/nodestead/nodestead/certsync/anchor"
+	"github.com/nodestead/nodestead/certsync/host"
 )
 
 // Installed implements Target.
@@ -17,7 +19,7 @@ func (s *Store) Installed() []anchor.Anchor {
 		if !ownFile.MatchString(e.Name()) {
 			continue
 		}
-		all = append(all, stored(s.h.ReadFile, path.Join(s.layout.anchors, e.Name()))...)
+		all = append(all, stored(s.h, path.Join(s.layout.anchors, e.Name()))...)
 	}
 	return all
 }
@@ -26,14 +28,21 @@ func (s *Store) Installed() []anchor.Anchor {
 func (c *Certs) Installed() []anchor.Anchor {
 	var all []anchor.Anchor
 	for _, dir := range c.dirs() {
-		all = append(all, stored(c.h.ReadFile, path.Join(dir, certsFile))...)
+		all = append(all, stored(c.h, path.Join(dir, certsFile))...)
 	}
 	return all
 }
 
-// stored reads the anchors in a file of ours. One that cannot be read has none.
-func stored(read func(string, int64) ([]byte, error), name string) []anchor.Anchor {
-	content, err := read(name, maxFile)
+// stored reads the anchors in a file of ours. One that cannot be read, or that
+// somebody else could have written, has none.
+func stored(h *host.Host, name string) []anchor.Anchor {
+	for _, p := range []string{path.Dir(name), name} {
+		fi, err := h.Lstat(p)
+		if err != nil || fi.Mode().Type()&^fs.ModeDir != 0 || unsafeBy(fi) != "" {
+			return nil
+		}
+	}
+	content, err := h.ReadFile(name, maxFile)
 	if err != nil {
 		return nil
 	}

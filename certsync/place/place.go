@@ -26,7 +26,7 @@ type Target interface {
 	// it should be at the end.
 	Apply(ctx context.Context, plan Plan, anchors []anchor.Anchor) error
 	// Installed are the anchors in files of ours that are there now, as far as
-	// they can be read.
+	// they can be read and nobody else can have written them.
 	Installed() []anchor.Anchor
 }
 
@@ -40,6 +40,9 @@ type Plan struct {
 	// Why says why anything has to be done, for people: "2 anchors are new",
 	// "the bundle lacks …" (drift).
 	Why string
+	// Missing are the anchors, by fingerprint, that the bundle lacks now: who has
+	// loaded it since has not loaded them.
+	Missing []string
 	// Drift: what we had installed before was taken away or changed.
 	Drift bool
 	// Problems are what is in the way and is left alone: a foreign file, a

@@ -27,7 +27,14 @@ func (l layout) plan(st state, tool string, anchors []anchor.Anchor, had map[str
 			"the bundle has certificates of %s, which it would lose: copy them to %s", strings.Join(lost, ", "), l.anchors)})
 		return p
 	}
+	if i := slices.IndexFunc(p.Problems, func(p Problem) bool { return p.Reason == "foreign_private_key" }); i >= 0 && d.runs() {
+		p.Problems = append(p.Problems, Problem{p.Problems[i].Path, "would_publish_key",
+			"the tool is not run while that file is there, because it would publish the private key: " + strings.Join(d.why, "; ")})
+		return p
+	}
 	p.Changes, p.Drift, p.Why = d.changes, d.drift, strings.Join(d.why, "; ")
+	slices.Sort(d.missing)
+	p.Missing = d.missing
 	p.Problems = append(p.Problems, d.problems...)
 	if d.runs() {
 		args := l.args
@@ -43,6 +50,7 @@ func (l layout) plan(st state, tool string, anchors []anchor.Anchor, had map[str
 type differences struct {
 	changes  []Change
 	why      []string
+	missing  []string // anchors that the bundle lacks
 	problems []Problem
 	// fresh: what is there has to be made anew, not only added to.
 	fresh, drift bool
@@ -71,6 +79,7 @@ func (l layout) differences(st state, anchors []anchor.Anchor, had map[string]bo
 	for fp := range want {
 		if !st.bundle.has(fp) {
 			lacks++
+			d.missing = append(d.missing, fp)
 			d.drift = d.drift || had[fp]
 		}
 		if _, mine := st.own[fp]; mine && st.hashed && !st.linked[fp] {

@@ -26,6 +26,12 @@ func checkRegistry(registry string) error {
 	if registry == "" {
 		return fmt.Errorf("the name is empty")
 	}
+	if _, rest, ok := strings.Cut(registry, "://"); ok {
+		return fmt.Errorf("it must be host or host:port, without a scheme: %q", strings.TrimRight(rest, "/"))
+	}
+	if strings.Count(registry, ":") > 1 && !strings.Contains(registry, "[") {
+		return fmt.Errorf("an IPv6 address needs brackets: [::1]:5000")
+	}
 	host, port, err := splitRegistry(registry)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package place
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -212,6 +211,7 @@ func testInstall(t *testing.T, n *node) {
 		want.Changes = append(want.Changes, Change{
 			Path: path.Join("/", localDir, "nodestead-"+an.Fingerprint+".crt"), Content: an.PEM(), Fingerprints: []string{an.Fingerprint},
 		})
+		want.Missing = append(want.Missing, an.Fingerprint)
 	}
 	p := n.plan(t, n.store, anchors)
 	if diff := cmp.Diff(want, p); diff != "" {
@@ -287,6 +287,7 @@ func testDrift(t *testing.T, n *node) {
 		}},
 		{"bundle cut", func(t *testing.T) { n.run(t, "truncate", "-s", "1000", debianBundle) }},
 		{"bundle removed", func(t *testing.T) { n.remove(t, debianBundle) }},
+		{"a hash link to nothing", func(t *testing.T) { n.run(t, "ln", "-s", "nothing.pem", "/etc/ssl/certs/01234567.0") }},
 		{"links removed", func(t *testing.T) { n.run(t, "sh", "-c", "find /etc/ssl/certs -type l -lname 'nodestead-*' -delete") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -324,18 +325,31 @@ func testForeign(t *testing.T, n *node) {
 	n.sync(t, n.store, a)
 
 	// What the tool puts into the bundle, and should not.
-	junk := map[string]string{
-		filepath.Join(localDir, "junk.crt"): "no certificate\n",
-		filepath.Join(localDir, "key.crt"):  "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n",
+	const key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n"
+	junk, keyFile := filepath.Join(localDir, "junk.crt"), filepath.Join(localDir, "key.crt")
+	put(t, n.Root(), map[string]string{junk: "no certificate\n", keyFile: key})
+	both := sorted(a, other)
+	p, err := n.store.Plan(both)
+	if err == nil || !strings.HasPrefix(err.Error(), "would_publish_key: ") || !strings.Contains(err.Error(), keyFile) || !p.Empty() {
+		t.Errorf("with a private key in the way: %v, planned %+v", err, p)
 	}
-	put(t, n.Root(), junk)
-	n.sync(t, n.store, sorted(a, other)...)
-	p := n.plan(t, n.store, sorted(a, other))
+	if err := n.store.Apply(t.Context(), p, both); err == nil {
+		t.Error("with a private key in the way, all was applied")
+	}
+	if strings.Contains(n.run(t, "cat", debianBundle), "PRIVATE KEY") {
+		t.Error("the private key was published")
+	}
+	n.remove(t, keyFile)
+	n.sync(t, n.store, both...)
+	// Somebody else runs the tool while a key is there.
+	put(t, n.Root(), map[string]string{keyFile: key})
+	n.run(t, "update-ca-certificates")
+	p = n.plan(t, n.store, both)
 	if diff := cmp.Diff([]string{"foreign_no_certificate", "foreign_private_key"}, reasons(p)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	n.remove(t, slices.Collect(maps.Keys(junk))...)
-	if p := n.plan(t, n.store, sorted(a, other)); len(p.Problems) != 1 || p.Problems[0].Reason != "bundle_private_key" {
+	n.remove(t, junk, keyFile)
+	if p := n.plan(t, n.store, both); len(p.Problems) != 1 || p.Problems[0].Reason != "bundle_private_key" {
 		t.Errorf("problems: %+v", p.Problems)
 	}
 	n.sync(t, n.store)

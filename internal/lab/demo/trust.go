@@ -54,12 +54,12 @@ type trustScene struct {
 var trustScenes = []trustScene{
 	{
 		"dockerd does not trust the private registry",
-		"The registry's certificate comes from a CA of the company's own. Somebody puts that CA into the Secret, and does nothing else.",
+		"The registry's certificate comes from a CA of the company's own. Somebody puts that CA into the Secret, and\ndoes nothing else. dockerd has live-restore on; without it the restart would be pending, and the log would say so.\nOn the node runs: nodestead trust",
 		(*trustStage).playStory,
 	},
 	{
-		"The CA is exchanged, and the registry is named in the settings",
-		"With trust.registries the daemons find the CA in certs.d, which they read at each access.",
+		"The registry turns to another CA, and is named in the settings",
+		"The new CA comes into the Secret beside the old one. In certs.d the daemons find it at the next access.\nOn the node runs: nodestead trust --trust.registries docker-registry.example.de:5000",
 		(*trustStage).playRotation,
 	},
 	{
@@ -304,11 +304,16 @@ func (t *trustStage) playUninstall() error {
 			return fmt.Errorf("%s is not what it was: %+v, was %+v", name, is, t.before[name])
 		}
 	}
-	for name := range after {
-		if _, ok := t.before[name]; !ok && !strings.HasSuffix(name, "/certs.d") {
+	var left strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if _, ok := t.before[name]; ok {
+			continue
+		}
+		if !strings.HasSuffix(name, "/certs.d") {
 			return fmt.Errorf("%s is left", name)
 		}
+		left.WriteString(", " + name)
 	}
-	t.say("the node", "%d files and directories are byte for byte what they were", len(t.before))
+	t.say("the node", "all files there are byte for byte what they were; left are empty directories: %s", strings.TrimPrefix(left.String(), ", "))
 	return nil
 }
