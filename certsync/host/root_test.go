@@ -166,7 +166,7 @@ func FuzzResolve(f *testing.F) {
 	f.Cleanup(func() { _ = h.Close() })
 	f.Fuzz(func(t *testing.T, inRoot, inA, inB, nameLetters []byte) {
 		if max(len(inRoot), len(inA), len(inB), len(nameLetters)) > 40 {
-			t.Skip("longer ones tell nothing new, and the kernel refuses very long ones")
+			return // longer ones tell nothing new, and the kernel refuses very long ones
 		}
 		for at, letters := range map[string][]byte{"l": inRoot, "a/l": inA, "a/b/l": inB} {
 			link := filepath.Join(root, at)
