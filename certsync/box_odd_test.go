@@ -61,6 +61,27 @@ func TestBoxRefused(t *testing.T) {
 	n.same("docker.service", docker)
 }
 
+// TestBoxStateNotKept: a restart that cannot be written down is not made, because
+// it could be made again and again.
+func TestBoxStateNotKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, lab.BoxConfig{LiveRestore: true})
+	n.refused(n.docker)
+	docker := n.unit("docker.service")
+	n.run("sh", "-c", "mkdir -p /var/lib/nodestead && chown 1000 /var/lib/nodestead")
+	n.give(n.ca)
+	r := n.once(dockerOnly)
+	if got := r.decided(daemon.Docker); got != "pending state_not_kept" {
+		t.Errorf("decided: %s", got)
+	}
+	n.whole(n.ca) // the CA is installed all the same
+	n.same("docker.service", docker)
+	n.run("chown", "0", "/var/lib/nodestead")
+	n.once(dockerOnly).clean(t)
+	n.renewed("docker.service", docker)
+	n.pulls()
+}
+
 // TestBoxFreshFacts: what was known of docker when it was last looked at wholly is
 // not what counts when it comes to a restart: containers were started since, or
 // its configuration was broken.
