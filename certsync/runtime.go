@@ -180,7 +180,7 @@ func Reasons() []string {
 	return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept, notMade)
 }
 
-// ask asks a daemon about all registries, unless it was asked lately.
+// ask asks a daemon about all registries.
 func (s *Syncer) ask(ctx context.Context, rt *runtime, w work) {
 	rt.asked = asked{key: s.key(rt, w), at: s.now()}
 	if !rt.facts.Healthy || rt.facts.NoCRI {
