@@ -126,12 +126,6 @@ func TestCauses(t *testing.T) {
 			qtypes: both, lookups: 2 * made, play: threads,
 		},
 		{
-			cause: incident.ServerFailure, name: "glibc", resolver: lab.Glibc, label: "glibc", pod: pod("refused", failing), service: failing,
-			qtypes: both, lookups: 2 * made, question: "refused.test.", play: func(s *scene) []told {
-				return a.ask(s.pod, "build", s.resolver, made, 1, "refused.test.")
-			},
-		},
-		{
 			cause: incident.FamilyMismatch, name: "nxdomain", resolver: lab.MuslDynamic, label: "musl", pod: pod("mixed", mixed), service: mixed,
 			qtypes: []string{"AAAA"}, lookups: made, play: func(s *scene) []told { return a.ask(s.pod, "build", s.resolver, made, 1, asked) },
 		},
@@ -150,6 +144,12 @@ func TestCauses(t *testing.T) {
 		{
 			cause: incident.Truncated, resolver: lab.MuslStatic, label: "musl", pod: pod("truncated", cut), service: cut,
 			qtypes: both, lookups: 2 * made, play: func(s *scene) []told { return a.ask(s.pod, "build", s.resolver, made, 1, asked) },
+		},
+	}
+	refused := &scene{
+		cause: incident.ServerFailure, name: "glibc", resolver: lab.Glibc, label: "glibc", pod: pod("refused", failing), service: failing,
+		qtypes: both, lookups: 2 * made, question: "refused.test.", play: func(s *scene) []told {
+			return a.ask(s.pod, "build", s.resolver, made, 1, "refused.test.")
 		},
 	}
 	orphaned := &scene{
@@ -201,6 +201,7 @@ func TestCauses(t *testing.T) {
 
 	matrix := map[incident.Cause]map[string]int{}
 	a.playAll(together, matrix)
+	a.playAll([]*scene{refused}, matrix) // by itself, for the many calls before it
 	a.playAll([]*scene{orphaned}, matrix)
 	a.playAll([]*scene{dropped}, matrix)
 	a.playAll([]*scene{full}, matrix)
@@ -242,8 +243,14 @@ func (a *boxAgent) playAll(scenes []*scene, matrix map[incident.Cause]map[string
 	answers := make([][]told, len(scenes))
 	for i, s := range scenes {
 		if s.cause != incident.StaleBackend {
-			// So that what healthy lookups show of pod and server is known.
-			a.ask(s.pod, "build", s.resolver, 2, 1, "warm.test.")
+			// So that what healthy lookups show of pod and server is known. One in 128 of
+			// glibc's pairs has ids as close together as musl's; that is no longer
+			// taken for musl once some dozens of the pod's pairs were not.
+			calls := 2
+			if s.resolver == lab.Glibc {
+				calls = 60
+			}
+			a.ask(s.pod, "build", s.resolver, calls, 1, "warm.test.")
 		}
 		wg.Go(func() { answers[i] = s.play(s) })
 	}
@@ -281,14 +288,11 @@ func (a *boxAgent) check(s *scene, answers []told, matrix map[incident.Cause]map
 	if matrix[s.cause] == nil {
 		matrix[s.cause] = map[string]int{}
 	}
-	wrong, taken := 0, 0
+	wrong := 0
 	for _, in := range got {
 		matrix[s.cause][in.Cause]++
-		if in.Resolver != s.label {
-			taken++
-		}
 		good := in.Cause == string(s.cause) && in.Namespace == s.pod.Namespace && in.Pod == s.pod.Name && in.Container == "build" &&
-			in.Name == question && slices.Contains(s.qtypes, in.QType) &&
+			in.Resolver == s.label && in.Name == question && slices.Contains(s.qtypes, in.QType) &&
 			in.Nameserver == netip.AddrPortFrom(s.service, 53).String() && in.Evidence != "" && in.Remedy != ""
 		if !good {
 			if wrong++; wrong < 4 {
@@ -298,11 +302,6 @@ func (a *boxAgent) check(s *scene, answers []told, matrix map[incident.Cause]map
 	}
 	if wrong > 0 {
 		a.t.Errorf("%s: %d of %d incidents are wrong", title, wrong, len(got))
-	}
-	// The resolver is told by packets, and by chance one call in some hundreds looks
-	// like another's (TestResolvers measures it): one call, which is two lookups.
-	if taken > 2 {
-		a.t.Errorf("%s: %d of %d incidents are of another resolver than %s", title, taken, len(got), s.label)
 	}
 	a.t.Logf("%s: %d calls, %d waited, %d incidents", title, len(answers), waited, len(got))
 }
