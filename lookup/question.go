@@ -179,7 +179,15 @@ func (t *tracker) resumed(c *asker, key uint32, p *packet, q *question, sign sig
 		late := p.at - e.time(e.asked)
 		onTime := late > askedAgain && late < clientLimit+200*millisecond && (late+10*millisecond)%second < 110*millisecond
 		atOnce := e.is(failing) && p.at-e.time(e.heard) < 2*sameAttempt
-		if e.id != q.id && (sign != goEDNS || !onTime && !atOnce) {
+		same := e.id == q.id
+		if sign == goEDNS {
+			same = same || onTime || atOnce
+		} else if e.is(failing) && e.asks(server) >= 0 {
+			// After a failure glibc goes to another nameserver: it is another call,
+			// with the same id by chance.
+			same = false
+		}
+		if !same {
 			continue
 		}
 		// What this socket sent may be in the journal already, whose times are in

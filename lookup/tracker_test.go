@@ -158,6 +158,23 @@ func TestLookups(t *testing.T) {
 			want: []string{"A git.example.de. other noerror timed_out slow 0s+5.01s x2 asked=2 left=2 entered=2 noerror@5.01s"},
 		},
 		{
+			name: "two calls that fail have the same id by chance",
+			script: func(w *wire) {
+				next := a
+				next.port = 40001
+				for i, q := range []ask{a, next} {
+					at := time.Duration(i) * 10 * ms
+					w.sends(at, q)
+					w.answers(at+ms, q, dns.RcodeRefused)
+				}
+			},
+			want: []string{
+				"A git.example.de. other refused 10ms+1ms x1 asked=1 left=1 entered=1 refused@11ms",
+				// Behind the node's NAT they cannot be told apart.
+				"A git.example.de. other refused 0s+1ms x1 asked=1 left=2 entered=2 refused@1ms",
+			},
+		},
+		{
 			name: "Go asks again from another socket with another id",
 			script: func(w *wire) {
 				first := ask{name: "git.example.de.", qtype: dns.TypeA, id: 7, port: 40000, edns: true}
