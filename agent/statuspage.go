@@ -117,7 +117,7 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // addStatus serves the page of all halves at /, and nowhere else.
 func addStatus(at serving, halves []half, healths []*health, version Version) {
 	started, node := time.Now(), nodeName()
-	at.mux.Handle("GET /{$}", newStatusHandler(func() *statusPage {
+	at.mux.Handle("GET /{$}", limited(newStatusHandler(func() *statusPage {
 		now := time.Now()
 		page := &statusPage{Version: version.Version, Node: node, Now: now, Started: started}
 		for _, h := range healths {
@@ -139,7 +139,7 @@ func addStatus(at serving, halves []half, healths []*health, version Version) {
 			}
 		}
 		return page
-	}))
+	})))
 }
 
 // nodeName is the node's name in Kubernetes where the pod was told it, and else
