@@ -114,6 +114,7 @@ func TestImage(t *testing.T) {
 	t.Run("context", m.checkContext)
 	t.Run("make image", func(t *testing.T) { m.checkMake(t, digest(files[runtime.GOARCH]["nodestead"].content)) })
 	t.Run("halves", func(t *testing.T) { m.checkHalves(t, native) })
+	t.Run("nobody", func(t *testing.T) { m.checkNobody(t, native) })
 	t.Run("pod", func(t *testing.T) {
 		if err := m.ShareImages(t.Context(), native); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,16 @@ func (m machine) checkHalves(t *testing.T, image string) {
 				t.Errorf("it ended with %s\n%s", got, m.run(t, "sh", "-c", "docker logs "+test.half+" 2>&1"))
 			}
 		})
+	}
+}
+
+// checkNobody shows why the image's user is root: any other has no capabilities,
+// whatever the container is given.
+func (m machine) checkNobody(t *testing.T, image string) {
+	_, err := m.Run(t.Context(), "docker", "run", "--rm", "--user=65532", "--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+		"--cap-add=NET_ADMIN", "--cap-add=NET_RAW", "--cap-add=SYS_PTRACE", "--volume=/:/host:ro,rslave", image, "watch")
+	if err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing") {
+		t.Errorf("as nobody: %v", err)
 	}
 }
 
