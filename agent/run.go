@@ -44,7 +44,7 @@ func Watch(ctx context.Context, cfg Config, log *slog.Logger, version Version) e
 // Trust is Run with trust alone, which does not depend on the network
 // namespace.
 func Trust(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, door{"http.trust", cfg.HTTP.Trust, cfg.HTTP.WebConfig, listen}, log, version, newTrust(cfg, log, openSyncer))
+	return run(ctx, door{"http.trust", cfg.HTTP.Trust, cfg.HTTP.WebConfig, cfg.Node(), listen}, log, version, newTrust(cfg, log, openSyncer))
 }
 
 // door is where HTTP is served.
@@ -52,11 +52,12 @@ type door struct {
 	key     string // of the configuration
 	address Address
 	web     WebConfig
+	node    string // its name, for the page
 	listen  func(ctx context.Context, key, address string) (net.Listener, error)
 }
 
 func watchDoor(cfg Config) door {
-	return door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, listen}
+	return door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, cfg.Node(), listen}
 }
 
 // half is one half of the agent: names or trust.
@@ -103,7 +104,7 @@ func run(ctx context.Context, at door, log *slog.Logger, version Version, halves
 	log.Info("nodestead started", append(about, "http", listener.Addr().String())...)
 
 	group, ctx := errgroup.WithContext(ctx)
-	work(ctx, group, serving{at.key, listener, server, mux}, log, version, halves)
+	work(ctx, group, serving{at.key, listener, server, mux, at.node}, log, version, halves)
 	err = inTime(ctx, func() error {
 		err := group.Wait()
 		if closeErr := closeAll(); err == nil {
@@ -123,6 +124,7 @@ type serving struct {
 	listener net.Listener
 	server   *http.Server
 	mux      *http.ServeMux
+	node     string // whose page it is
 }
 
 // work starts the loops of all halves, and HTTP. Its end comes last, so that it
@@ -138,7 +140,7 @@ func work(ctx context.Context, group *errgroup.Group, at serving, log *slog.Logg
 		counted = append(counted, h.work(ctx, group, registry, at.mux, health))
 	}
 	addPages(at.mux, registry, healths, log)
-	addStatus(at, halves, healths, version)
+	addStatus(at, halves, healths, at.node, version)
 	group.Go(func() error {
 		if err := serve(at.server, at.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve %s %s: %w", at.key, at.listener.Addr(), err)
