@@ -16,11 +16,6 @@ type RestartsConfig struct {
 	TimeZone    TimeZone `yaml:"time_zone" syntax:"zone" help:"time zone of days, start and end, as in Europe/Berlin"`
 }
 
-// always tells whether a restart may begin at any time.
-func (r RestartsConfig) always() bool {
-	return len(r.Days) == 0 && r.Start == "00:00" && r.End == "24:00"
-}
-
 func defaultRestarts() RestartsConfig {
 	return RestartsConfig{Concurrency: 1, Start: "00:00", End: "24:00", TimeZone: "UTC"}
 }
