@@ -88,8 +88,11 @@ func TestImage(t *testing.T) {
 	t.Run("version", func(t *testing.T) {
 		out := m.run(t, "docker", "run", "--rm", "--read-only", "--cap-drop=ALL", "--network=none", native, "version")
 		var ok bool
-		if release, ok = strings.CutPrefix(out, "nodestead "+version+", commit "+commit+", "); !ok || !strings.HasPrefix(release, "go1.") {
+		if release, ok = strings.CutPrefix(out, "nodestead "+version+", commit "+commit+", "); !ok {
 			t.Errorf("it says %q", out)
+		}
+		if from := "golang:" + strings.TrimPrefix(release, "go") + "-"; !strings.Contains(string(read(t, filepath.Join(root, "Dockerfile"))), from) {
+			t.Errorf("the Dockerfile does not name %s…, which it was built by", from)
 		}
 	})
 	for _, arch := range platforms {

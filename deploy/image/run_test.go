@@ -17,14 +17,16 @@ func (m machine) checkHalves(t *testing.T, image string) {
 	for _, test := range []struct {
 		half string
 		port int
-		args []string
+		args []string // of docker
+		more []string // of nodestead
 	}{
-		{"watch", 9853, []string{"--cap-add=NET_ADMIN", "--cap-add=NET_RAW", "--cap-add=SYS_PTRACE", "--volume=/:/host:ro,rslave"}},
-		{"trust", 9854, []string{"--cap-add=SYS_PTRACE", "--volume=/:/host:rslave"}},
+		{"watch", 9853, []string{"--cap-add=NET_ADMIN", "--cap-add=NET_RAW", "--cap-add=SYS_PTRACE", "--volume=/:/host:ro,rslave"}, nil},
+		{"trust", 9854, []string{"--cap-add=SYS_PTRACE", "--volume=/:/host:rslave"},
+			[]string{"--trust.restarts.time_zone=Europe/Berlin"}}, // the image has no zoneinfo
 	} {
 		t.Run(test.half, func(t *testing.T) {
 			args := append([]string{"--name", test.half, "--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"}, test.args...)
-			if _, err := m.DockerRun(t.Context(), append(args, image, test.half)...); err != nil {
+			if _, err := m.DockerRun(t.Context(), append(append(args, image, test.half), test.more...)...); err != nil {
 				t.Fatal(err)
 			}
 			client := m.lab.Node().HTTPClient()
