@@ -27,6 +27,7 @@ type fakeSyncer struct {
 	end     chan error    // what Run returns before ctx ends
 	stuck   chan struct{} // when not nil, nothing minds ctx until it is closed
 	closed  bool
+	leave   func() // called by Close: it ended in a restart
 
 	did     string // what was done
 	status  certsync.Status
@@ -71,7 +72,12 @@ func (f *fakeSyncer) Uninstall(context.Context) (certsync.Status, error) {
 	return f.status, f.one("uninstall")
 }
 func (f *fakeSyncer) Plan(context.Context) (certsync.Preview, error) { return f.preview, f.one("plan") }
-func (f *fakeSyncer) Close() error                                   { f.closed = true; return nil }
+func (f *fakeSyncer) Close() error {
+	if f.closed = true; f.leave != nil {
+		f.leave()
+	}
+	return nil
+}
 
 // trusting is the trust half with a fake syncer.
 type trusting struct {
@@ -89,7 +95,7 @@ func startTrust(t *testing.T, fake *fakeSyncer, listen listenFunc, more ...half)
 	cfg := Default()
 	log := NewLogger(r.logs, cfg.Log)
 	go func() {
-		r.result <- run(ctx, door{"http.trust", "127.0.0.1:0", "", listen}, log, Version{"v1", "abc", "go1"}, append(more, newTrust(cfg, log, fake.open))...)
+		r.result <- run(ctx, door{"http.trust", "127.0.0.1:0", "", cfg.Node(), listen}, log, Version{"v1", "abc", "go1"}, append(more, newTrust(cfg, log, fake.open))...)
 	}()
 	<-fake.running
 	return r
@@ -225,7 +231,7 @@ func TestHalfThatCannotStart(t *testing.T) {
 	listener, sensor := newPipes(), newFakeSensor()
 	cfg, log := Default(), slog.New(slog.DiscardHandler)
 	cause := errors.New("/host: permission denied")
-	err := run(t.Context(), door{"http.watch", ":9853", "", listener.listen}, log, Version{},
+	err := run(t.Context(), door{"http.watch", ":9853", "", "worker-7", listener.listen}, log, Version{},
 		newNames(cfg, log, sensor.rim()),
 		newTrust(cfg, log, func(certsync.Config) (truster, error) { return nil, cause }))
 	if want := "open the node for trust: /host: permission denied: mount its file system and name where (host_root), and run as root"; err == nil || err.Error() != want || !errors.Is(err, cause) {
