@@ -353,11 +353,14 @@ func TestEventsDocumented(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newFakeAPI()
 		r, _ := inCluster(t, api, nil)
+		defer r.stop(t)
 		all := full()
 		all.Runtimes[0].Restarts = map[string]int{daemon.Helped: 1, daemon.DidNotHelp: 1, daemon.Failed: 1}
 		r.syncer.emit(all)
 		pass(time.Minute)
 		var got []string
+		api.mu.Lock()
+		defer api.mu.Unlock()
 		for _, e := range api.events {
 			if strings.HasPrefix(e.Reason, "RestartPending") {
 				e.Reason = "RestartPending…"
@@ -367,6 +370,5 @@ func TestEventsDocumented(t *testing.T) {
 		if diff := cmp.Diff(want, sorted(got)); diff != "" {
 			t.Errorf("docs/trust.md, Events (-on the page +written):\n%s", diff)
 		}
-		r.stop(t)
 	})
 }
