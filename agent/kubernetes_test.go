@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -337,6 +338,37 @@ func TestEventsOff(t *testing.T) {
 				t.Error(diff)
 			}
 			r.stop(t)
+		}
+	})
+}
+
+// TestEventsDocumented holds docs/trust.md: a row for each reason of an Event on
+// the Node.
+func TestEventsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/trust.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rows(t, string(page), "Events")
+	synctest.Test(t, func(t *testing.T) {
+		api := newFakeAPI()
+		r, _ := inCluster(t, api, nil)
+		defer r.stop(t)
+		all := full()
+		all.Runtimes[0].Restarts = map[string]int{daemon.Helped: 1, daemon.DidNotHelp: 1, daemon.Failed: 1}
+		r.syncer.emit(all)
+		pass(time.Minute)
+		var got []string
+		api.mu.Lock()
+		defer api.mu.Unlock()
+		for _, e := range api.events {
+			if strings.HasPrefix(e.Reason, "RestartPending") {
+				e.Reason = "RestartPending…"
+			}
+			got = append(got, e.Reason)
+		}
+		if diff := cmp.Diff(want, sorted(got)); diff != "" {
+			t.Errorf("docs/trust.md, Events (-on the page +written):\n%s", diff)
 		}
 	})
 }
