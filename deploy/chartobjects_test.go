@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -166,7 +165,7 @@ func (r rendering) problems(t *testing.T) []string {
 	}
 	for name, n := range map[string]int{"podMonitor": len(o.monitors), "prometheusRule": len(o.rules), "dashboards": len(o.configMaps) - 1, "networkPolicy": len(o.policies)} {
 		want := 0
-		if r.flag(name, "enabled") {
+		if r.on(name, false) {
 			want = 1
 		}
 		if n != want {
@@ -174,7 +173,7 @@ func (r rendering) problems(t *testing.T) []string {
 		}
 	}
 	for _, half := range []string{"watch", "trust"} {
-		want := r.Values[half] == nil || r.flag(half, "enabled")
+		want := r.on(half, true)
 		if _, got := o.container(half); got != want {
 			all = append(all, fmt.Sprintf("container %s: %v, want %v", half, got, want))
 		}
@@ -188,15 +187,13 @@ func (r rendering) problems(t *testing.T) []string {
 	return all
 }
 
-// flag is a boolean of the values, which is false where none is given.
-func (r rendering) flag(path ...string) bool {
-	var at any = r.Values
-	for _, key := range path {
-		m, _ := at.(map[string]any)
-		at = m[key]
+// on tells whether a part of the chart is switched on, where nothing else is standard.
+func (r rendering) on(part string, standard bool) bool {
+	values, _ := r.Values[part].(map[string]any)
+	if on, ok := values["enabled"].(bool); ok {
+		return on
 	}
-	on, _ := at.(bool)
-	return on
+	return standard
 }
 
 func (o objects) container(name string) (corev1.Container, bool) {
@@ -302,14 +299,4 @@ func dashboardProblems(t *testing.T, m corev1.ConfigMap) []string {
 		return problem("dashboards %v with the labels %v", slices.Sorted(maps.Keys(got)), m.Labels)
 	}
 	return nil
-}
-
-// normalYAML reads YAML as JSON has it.
-func normalYAML(t *testing.T, text string) any {
-	t.Helper()
-	var v any
-	if err := yaml.Unmarshal([]byte(text), &v); err != nil {
-		t.Fatal(err)
-	}
-	return normal(t, v)
 }
