@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -190,7 +191,7 @@ func TestManifestUpToDate(t *testing.T) {
 	documents := yaml.NewDecoder(bytes.NewReader(shipped))
 	for {
 		var object map[string]any
-		if err := documents.Decode(&object); err == io.EOF {
+		if err := documents.Decode(&object); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
@@ -260,4 +261,5 @@ func TestChartNotes(t *testing.T) {
 	}
 }
 
+// problem is the only one.
 func problem(format string, args ...any) []string { return []string{fmt.Sprintf(format, args...)} }
