@@ -196,7 +196,12 @@ func TestStopInARestart(t *testing.T) {
 		api.mu.Lock()
 		api.stuck = true
 		api.mu.Unlock()
-		r.syncer.leave = leave
+		r.syncer.leave = func() {
+			if api.closed {
+				t.Error("the API was closed before the slot was left")
+			}
+			leave()
+		}
 		r.stop(t)
 		if got := api.holder(); got != "worker-7" {
 			t.Errorf("the slot is %q's, while the restart goes on", got)
