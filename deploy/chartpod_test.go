@@ -77,6 +77,9 @@ func (o objects) podProblems() (problems []string) {
 		if context := c.SecurityContext; c.Name == "trust" && slices.Contains(context.Capabilities.Add, "SYS_CHROOT") {
 			want = append(want, "SYS_CHROOT") // trust.chroot, which has a test of its own
 		}
+		if c.Name == "watch" && o.config.Names.Workloads.Proc == "off" {
+			want = want[:2] // no processes, no SYS_PTRACE
+		}
 		no, yes, root := false, true, int64(0)
 		if diff := cmp.Diff(&corev1.SecurityContext{
 			RunAsUser: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
@@ -137,8 +140,13 @@ func (o objects) volumeProblems() (problems []string) {
 			if m.ReadOnly == (isHost && c.Name == "trust") || m.SubPath != "" || (v.HostPath != nil) != isHost {
 				bad("container %s: %+v of %+v", c.Name, m, v)
 			}
-			if isHost && (v.HostPath.Path != "/" || *m.MountPropagation != corev1.MountPropagationHostToContainer) {
+			if isHost && v.HostPath.Path != "/" {
 				bad("container %s: %+v of %+v", c.Name, m, v)
+			}
+			// What is mounted on the node later is no business of watch, and without
+			// propagation all of it can be read-only.
+			if propagates := m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationHostToContainer; propagates != (isHost && c.Name == "trust") {
+				bad("container %s: propagation of %+v", c.Name, m)
 			}
 		}
 		slices.Sort(want)

@@ -41,6 +41,11 @@ app.kubernetes.io/name: nodestead
 {{- if eq (dig "kubernetes" "events" "auto" (.Values.config | default dict) | toString) "auto" }}yes{{ end }}
 {{- end }}
 
+{{/* Not empty when watch looks at processes. */}}
+{{- define "nodestead.proc" -}}
+{{- if not (has (dig "names" "workloads" "proc" "auto" (.Values.config | default dict) | toString) (list "off" "false")) }}yes{{ end }}
+{{- end }}
+
 {{/* How many slots of restarts there are. */}}
 {{- define "nodestead.slots" -}}
 {{- if .Values.trust.enabled }}{{ dig "trust" "restarts" "concurrency" 1 (.Values.config | default dict) | int }}{{ else }}0{{ end }}
