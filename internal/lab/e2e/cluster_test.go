@@ -1,0 +1,178 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/nodestead/nodestead/internal/lab"
+)
+
+// patience is how long what must happen may take, on a machine with far too much
+// to do.
+const patience = 3 * time.Minute
+
+// cluster is a Kubernetes on which the agent runs, with a private registry whose
+// CA the node does not know, and slow names outside the cluster.
+type cluster struct {
+	*lab.Kubernetes
+	t        *testing.T // the part of the story that is told
+	lab      *lab.Lab
+	box      *lab.Box
+	upstream *lab.Server
+	ca       *lab.CA
+	registry *lab.Registry
+}
+
+// start starts a cluster with dockerd on its node, and kube-proxy in this mode.
+func start(t *testing.T, mode lab.ProxyMode) *cluster {
+	t.Helper()
+	c := &cluster{t: t, lab: lab.ForTest(t)}
+	agent := build(t)
+	somewhere := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	var err error
+	c.upstream, err = c.lab.AddServer(
+		lab.Rule{Name: "*.fast.test", Addrs: somewhere},
+		lab.Rule{Name: "*.silent.test", Drop: true},
+		// Later than the second that conntrack keeps what collided, and soon enough
+		// for CoreDNS and for musl.
+		lab.Rule{Name: "*.example.test", Addrs: somewhere, Delay: 1500 * time.Millisecond},
+		lab.Rule{Rcode: dns.RcodeNameError})
+	c.must(err)
+	c.ca, err = lab.NewCA("Example private root")
+	c.must(err)
+	cert, err := c.ca.Server(registryName)
+	c.must(err)
+	c.registry, err = c.lab.AddRegistry(registryName, cert)
+	c.must(err)
+	c.box, err = c.lab.Boot(t.Context(), lab.BoxConfig{LiveRestore: true})
+	c.must(err)
+	c.must(c.box.StartDocker(t.Context()))
+	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{ProxyMode: mode, DNS: "forward . " + c.upstream.Addr4.String()})
+	c.must(err)
+	c.must(c.box.Load(t.Context(), lab.Image{Name: agentImage, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": agent}}))
+	return c
+}
+
+// build builds the agent as its image has it.
+func build(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "nodestead")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/nodestead/nodestead/cmd/nodestead")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build nodestead: %v: %s", err, out)
+	}
+	return path
+}
+
+// tell tells a part of the story. What comes after it rests on it.
+func (c *cluster) tell(name string, part func()) {
+	whole := c.t
+	defer func() { c.t = whole }()
+	ok := whole.Run(name, func(t *testing.T) {
+		c.t = t
+		part()
+	})
+	if !ok {
+		whole.FailNow()
+	}
+}
+
+// must ends this part of the story at an error.
+func (c *cluster) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// kubectl returns what kubectl prints.
+func (c *cluster) kubectl(args ...string) string {
+	c.t.Helper()
+	out, err := c.Kubectl(c.t.Context(), args...)
+	c.must(err)
+	return out
+}
+
+// node runs a script on the node, as its administrator would.
+func (c *cluster) node(script string) string {
+	c.t.Helper()
+	out, err := c.box.Run(c.t.Context(), "sh", "-euc", script)
+	c.must(err)
+	return out
+}
+
+// log is what a container of the agent has logged.
+func (c *cluster) log(container string) string {
+	c.t.Helper()
+	return c.kubectl("logs", "--namespace="+agentNamespace, "daemonset/nodestead", "--container="+container, "--tail=-1")
+}
+
+// line is the first line of a container of the agent that has all of these, or
+// "".
+func (c *cluster) line(container string, parts ...string) string {
+	c.t.Helper()
+	for l := range strings.Lines(c.log(container)) {
+		if has(l, parts...) {
+			return strings.TrimSpace(l)
+		}
+	}
+	return ""
+}
+
+// logged waits for a line of a container of the agent that has all of these.
+func (c *cluster) logged(container string, parts ...string) (line string) {
+	c.t.Helper()
+	c.until(func() error {
+		if line = c.line(container, parts...); line == "" {
+			return fmt.Errorf("%s does not log %q", container, parts)
+		}
+		return nil
+	})
+	return line
+}
+
+// has reports whether all of these are in a text.
+func has(text string, parts ...string) bool {
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// until waits for something, and says with its failure what the agent logged.
+func (c *cluster) until(ok func() error) {
+	c.t.Helper()
+	if err := lab.Until(c.t.Context(), patience, ok); err != nil {
+		c.t.Fatalf("%v\nwatch:\n%s\ntrust:\n%s", err, c.log("watch"), c.log("trust"))
+	}
+}
+
+// pod is a pod that waits forever.
+func pod(namespace, name, container, image, policy, more string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: %[1]s}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: %[1]s, name: %[2]s}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: %[3]s, image: "%[4]s", imagePullPolicy: %[5]s}
+%[6]s`, namespace, name, container, image, policy, more)
+}
