@@ -15,11 +15,13 @@ import (
 // is a slice of such a type, and is a set: no value may stand in it twice. The
 // tag empty says what an empty list or text stands for, where it may be empty.
 type Config struct {
-	Log      LogConfig   `yaml:"log"`
-	HTTP     HTTPConfig  `yaml:"http"`
-	HostRoot Directory   `yaml:"host_root" syntax:"directory" help:"where the host's file system is mounted; without /host it is /"`
-	Names    NamesConfig `yaml:"names"`
-	Trust    TrustConfig `yaml:"trust"`
+	Log        LogConfig        `yaml:"log"`
+	HTTP       HTTPConfig       `yaml:"http"`
+	NodeName   NodeName         `yaml:"node_name" syntax:"name" help:"this node's name in Kubernetes; none: $NODE_NAME, else the host's name" empty:"$NODE_NAME, else the host's name"`
+	HostRoot   Directory        `yaml:"host_root" syntax:"directory" help:"where the host's file system is mounted; without /host it is /"`
+	Kubernetes KubernetesConfig `yaml:"kubernetes"`
+	Names      NamesConfig      `yaml:"names"`
+	Trust      TrustConfig      `yaml:"trust"`
 }
 
 // LogConfig is how the agent logs.
@@ -72,9 +74,10 @@ type MetricsConfig struct {
 // Default gives the configuration that holds where nothing is set.
 func Default() Config {
 	return Config{
-		Log:      LogConfig{Level: Level(slog.LevelInfo), Format: Text},
-		HTTP:     HTTPConfig{Watch: ":9853", Trust: ":9854"},
-		HostRoot: "/host",
+		Log:        LogConfig{Level: Level(slog.LevelInfo), Format: Text},
+		HTTP:       HTTPConfig{Watch: ":9853", Trust: ":9854"},
+		HostRoot:   "/host",
+		Kubernetes: KubernetesConfig{Events: "auto"},
 		Names: NamesConfig{
 			Ports:     Ports{53},
 			Lookups:   LookupsConfig{Pending: 100_000, Slow: Duration(time.Second)},

@@ -43,7 +43,9 @@ func TestKeys(t *testing.T) {
 		"http.watch NODESTEAD_HTTP_WATCH :9853",
 		"http.trust NODESTEAD_HTTP_TRUST :9854",
 		"http.web_config NODESTEAD_HTTP_WEB_CONFIG ",
+		"node_name NODESTEAD_NODE_NAME ",
 		"host_root NODESTEAD_HOST_ROOT /host",
+		"kubernetes.events NODESTEAD_KUBERNETES_EVENTS auto",
 		"names.ports NODESTEAD_NAMES_PORTS 53",
 		"names.lookups.interfaces NODESTEAD_NAMES_LOOKUPS_INTERFACES ",
 		"names.lookups.pending NODESTEAD_NAMES_LOOKUPS_PENDING 100000",
@@ -61,6 +63,11 @@ func TestKeys(t *testing.T) {
 		"trust.store NODESTEAD_TRUST_STORE auto",
 		"trust.certs_d NODESTEAD_TRUST_CERTS_D auto",
 		"trust.registries NODESTEAD_TRUST_REGISTRIES ",
+		"trust.restarts.concurrency NODESTEAD_TRUST_RESTARTS_CONCURRENCY 1",
+		"trust.restarts.days NODESTEAD_TRUST_RESTARTS_DAYS ",
+		"trust.restarts.start NODESTEAD_TRUST_RESTARTS_START 00:00",
+		"trust.restarts.end NODESTEAD_TRUST_RESTARTS_END 24:00",
+		"trust.restarts.time_zone NODESTEAD_TRUST_RESTARTS_TIME_ZONE UTC",
 		"trust.runtimes.docker.enabled NODESTEAD_TRUST_RUNTIMES_DOCKER_ENABLED auto",
 		"trust.runtimes.docker.unit NODESTEAD_TRUST_RUNTIMES_DOCKER_UNIT docker.service",
 		"trust.runtimes.docker.restart NODESTEAD_TRUST_RUNTIMES_DOCKER_RESTART auto",
@@ -177,6 +184,24 @@ func TestOrder(t *testing.T) {
 				t.Errorf("config (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestNode: the setting is before the environment, and that before the host.
+func TestNode(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ set, environ, want string }{
+		{"", "", host}, {"", "worker-7", "worker-7"}, {"worker-8", "worker-7", "worker-8"},
+	} {
+		t.Setenv("NODE_NAME", tt.environ)
+		cfg := Default()
+		cfg.NodeName = NodeName(tt.set)
+		if got := cfg.Node(); got != tt.want {
+			t.Errorf("set to %q, with %q in the environment: %q, want %q", tt.set, tt.environ, got, tt.want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ type TrustConfig struct {
 	Store      Switch         `yaml:"store" syntax:"auto|off" help:"whether certificates go into the node's trust store"`
 	CertsD     Switch         `yaml:"certs_d" syntax:"auto|off" help:"whether they go into the daemons' certs.d directories, for the registries"`
 	Registries Registries     `yaml:"registries" syntax:"registries" help:"private registries (host:port, or host), about which the daemons are asked" max:"64" empty:"none"`
+	Restarts   RestartsConfig `yaml:"restarts"`
 	Runtimes   RuntimesConfig `yaml:"runtimes"`
 }
 
@@ -47,6 +48,7 @@ func defaultTrust() TrustConfig {
 		Interval: Duration(time.Minute),
 		Store:    "auto",
 		CertsD:   "auto",
+		Restarts: defaultRestarts(),
 		Runtimes: RuntimesConfig{
 			Docker:     DockerConfig{Enabled: "auto", Unit: "docker.service", Restart: auto},
 			Containerd: RuntimeConfig{Enabled: "auto", Unit: "containerd.service", Restart: auto},

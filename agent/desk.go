@@ -23,6 +23,8 @@ type desk struct {
 	board    *board
 	stalled  chan lookup.Stalled
 
+	kubernetes *kubernetes // nil: no Events
+
 	mu        sync.Mutex
 	joiner    *incident.Joiner
 	watching  bool                           // there is a lookup sensor
@@ -74,6 +76,7 @@ func (d *desk) incident(in incident.Incident) {
 	d.metrics.incident(in)
 	d.history.add(in)
 	d.board.incident(in)
+	d.kubernetes.incident(in)
 	d.reporter.take(in)
 }
 

@@ -60,7 +60,7 @@ func newFakeSensor() *fakeSensor {
 
 // watch is Watch with a listener and a rim of the test's.
 func watch(ctx context.Context, cfg Config, log *slog.Logger, version Version, listen listenFunc, rim rim) error {
-	return run(ctx, door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, listen}, log, version, newNames(cfg, log, rim))
+	return run(ctx, door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, cfg.Node(), listen}, log, version, newNames(cfg, log, rim))
 }
 
 type listenFunc func(ctx context.Context, key, address string) (net.Listener, error)

@@ -48,13 +48,39 @@ lookup: {}
 		`http.watch (n.yaml:6): is set twice, first in line 5`,
 		`names.ports[1] (n.yaml:10): "70000" is no port: want 1 to 65535`,
 		`names.ports[2] (n.yaml:11): want a number, not "54"`,
-		`lookup (n.yaml:12): unknown key: known here are log, http, host_root, names, trust`,
+		`lookup (n.yaml:12): unknown key: known here are log, http, node_name, host_root, kubernetes, names, trust`,
 		`log.level (NODESTEAD_LOG_LEVEL): "verbose" is no level: want debug, info, warn or error`,
 		`log.format (NODESTEAD_LOG_FORMAT): is empty: leave it out for the default, text`,
 		`names.ports[1] (NODESTEAD_NAMES_PORTS): "x" is no port: want 1 to 65535`,
 		`names.ports[2] (NODESTEAD_NAMES_PORTS): 53 stands in the list already, at [0]`,
 		`http.watch (--http.watch): "nowhere" is no address to listen on: want :port or IP:port, such as :9853 or 127.0.0.1:9853`,
 		`names.ports[0] (--names.ports): "0" is no port: want 1 to 65535`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+func TestProblemsOfRestarts(t *testing.T) {
+	got := problems(t, write(t, `trust:
+  restarts:
+    concurrency: 21
+    days: [monday, tue, Tue]
+    start: "24:00"
+    end: 6
+    time_zone: Berlin
+kubernetes: {events: on}
+node_name: A
+`), nil, map[string]string{"trust.restarts.days": ""})
+	want := []string{
+		`trust.restarts.concurrency (n.yaml:3): "21" is no number from 0 to 20`,
+		`trust.restarts.days[0] (n.yaml:4): "monday" is no day: want mon, tue, wed, thu, fri, sat or sun`,
+		`trust.restarts.days[2] (n.yaml:4): Tue stands in the list already, at [1]`,
+		`trust.restarts.start (n.yaml:5): "24:00" is no time of the day to begin at: want one such as 22:30, at most 23:59`,
+		`trust.restarts.end (n.yaml:6): "6" is no time of the day: want one such as 22:30, at most 24:00`,
+		`trust.restarts.time_zone (n.yaml:7): "Berlin" is no time zone: want UTC, or a name such as Europe/Berlin`,
+		`kubernetes.events (n.yaml:8): "on" is neither auto nor off`,
+		`node_name (n.yaml:9): "A" is no name of a node: want one such as worker-1.example.de`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
@@ -68,9 +94,9 @@ func TestBadFiles(t *testing.T) {
 	}{
 		{"syntax", "log: [", []string{"n.yaml: line 1: did not find expected node content"}},
 		{"two documents", "log: {}\n---\nlog: {}\n", []string{"n.yaml:2: a second YAML document begins here: the file must hold one"}},
-		{"list at the top", "- log\n", []string{"n.yaml:1: want a section with the keys log, http, host_root, names, trust"}},
+		{"list at the top", "- log\n", []string{"n.yaml:1: want a section with the keys log, http, node_name, host_root, kubernetes, names, trust"}},
 		{"text for a section", "log: info\n", []string{"log (n.yaml:1): want a section with the keys level, format"}},
-		{"dotted key", "log.level: info\n", []string{"log.level (n.yaml:1): unknown key: known here are log, http, host_root, names, trust"}},
+		{"dotted key", "log.level: info\n", []string{"log.level (n.yaml:1): unknown key: known here are log, http, node_name, host_root, kubernetes, names, trust"}},
 		{"case", "log: {Level: info}\n", []string{"log.Level (n.yaml:1): unknown key: known here are level, format"}},
 		{"no value", "log:\n  level:\n", []string{"log.level (n.yaml:2): has no value: leave it out for the default, info"}},
 		{"list for one value", "log: {level: [info]}\n", []string{"log.level (n.yaml:1): want one value (debug|info|warn|error)"}},
@@ -86,7 +112,7 @@ func TestBadFiles(t *testing.T) {
 		}},
 		{"tag", "log: {format: !!binary text}\n", []string{"log.format (n.yaml:1): has the tag !!binary: want a plain value"}},
 		{"merge", "log: &l {level: info}\nhttp: {<<: *l}\n", []string{"http.<< (n.yaml:2): unknown key: known here are watch, trust, web_config"}},
-		{"key over two lines", "\"a\\nb\": 1\n", []string{"a b (n.yaml:1): unknown key: known here are log, http, host_root, names, trust"}},
+		{"key over two lines", "\"a\\nb\": 1\n", []string{"a b (n.yaml:1): unknown key: known here are log, http, node_name, host_root, kubernetes, names, trust"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

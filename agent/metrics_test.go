@@ -303,11 +303,12 @@ func TestSeriesOfNamespacesThatAreGone(t *testing.T) {
 	}
 }
 
-// newSeededRegistry has a series of each metric of both halves.
+// newSeededRegistry has a series of each metric of both halves, and of what they share.
 func newSeededRegistry() *prometheus.Registry {
 	registry, m := newTestMetrics(newFakeSensor())
 	seed(m)
 	newTrustMetrics(registry, Default().Trust).set(full())
+	registerEvents(registry, func() uint64 { return 1 })
 	return registry
 }
 

@@ -63,6 +63,8 @@ type names struct {
 	left      func(workload.Workload)
 	history   *history
 	board     *board
+
+	kubernetes *kubernetes // nil: none
 }
 
 func newNames(cfg Config, log *slog.Logger, rim rim) *names {
@@ -140,6 +142,7 @@ func (n *names) work(ctx context.Context, group *errgroup.Group, registry *prome
 	reporter := newReporter(n.log)
 	mux.Handle("GET /api/v1/incidents", n.history)
 	desk := newDesk(n.lookup != nil, n.finder, metrics, reporter, n.history, n.board)
+	desk.kubernetes = n.kubernetes
 	if n.unseen != nil {
 		desk.event(*n.unseen)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,18 +34,27 @@ const (
 // ended and all has stopped in order; the error names what failed, and what an
 // operator can do where that is known.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, watchDoor(cfg), log, version, newNames(cfg, log, realRim()), newTrust(cfg, log, openSyncer))
+	k := newKubernetes(cfg, log, inPod(), true, joinCluster)
+	n, t := newNames(cfg, log, realRim()), newTrust(cfg, log, openSyncer)
+	n.kubernetes, t.kubernetes = k, k
+	return run(ctx, watchDoor(cfg), log, version, k, n, t)
 }
 
 // Watch is Run with names alone.
 func Watch(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, watchDoor(cfg), log, version, newNames(cfg, log, realRim()))
+	k := newKubernetes(cfg, log, inPod(), false, joinCluster)
+	n := newNames(cfg, log, realRim())
+	n.kubernetes = k
+	return run(ctx, watchDoor(cfg), log, version, k, n)
 }
 
 // Trust is Run with trust alone, which does not depend on the network
 // namespace.
 func Trust(ctx context.Context, cfg Config, log *slog.Logger, version Version) error {
-	return run(ctx, door{"http.trust", cfg.HTTP.Trust, cfg.HTTP.WebConfig, listen}, log, version, newTrust(cfg, log, openSyncer))
+	k := newKubernetes(cfg, log, inPod(), true, joinCluster)
+	t := newTrust(cfg, log, openSyncer)
+	t.kubernetes = k
+	return run(ctx, door{"http.trust", cfg.HTTP.Trust, cfg.HTTP.WebConfig, cfg.Node(), listen}, log, version, k, t)
 }
 
 // door is where HTTP is served.
@@ -52,14 +62,16 @@ type door struct {
 	key     string // of the configuration
 	address Address
 	web     WebConfig
+	node    string // its name, for the page
 	listen  func(ctx context.Context, key, address string) (net.Listener, error)
 }
 
 func watchDoor(cfg Config) door {
-	return door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, listen}
+	return door{"http.watch", cfg.HTTP.Watch, cfg.HTTP.WebConfig, cfg.Node(), listen}
 }
 
-// half is one half of the agent: names or trust.
+// half is one half of the agent, names or trust; or what both have of the
+// cluster, which comes first.
 type half interface {
 	// open opens what needs the namespace of the calling thread, and all else
 	// whose failure shall end the agent at its start.
@@ -88,7 +100,7 @@ func run(ctx context.Context, at door, log *slog.Logger, version Version, halves
 	}
 	closeAll := func() error {
 		var errs []error
-		for _, h := range halves {
+		for _, h := range slices.Backward(halves) {
 			errs = append(errs, h.close())
 		}
 		return errors.Join(errs...)
@@ -103,7 +115,7 @@ func run(ctx context.Context, at door, log *slog.Logger, version Version, halves
 	log.Info("nodestead started", append(about, "http", listener.Addr().String())...)
 
 	group, ctx := errgroup.WithContext(ctx)
-	work(ctx, group, serving{at.key, listener, server, mux}, log, version, halves)
+	work(ctx, group, serving{at.key, listener, server, mux, at.node}, log, version, halves)
 	err = inTime(ctx, func() error {
 		err := group.Wait()
 		if closeErr := closeAll(); err == nil {
@@ -123,6 +135,7 @@ type serving struct {
 	listener net.Listener
 	server   *http.Server
 	mux      *http.ServeMux
+	node     string // whose page it is
 }
 
 // work starts the loops of all halves, and HTTP. Its end comes last, so that it
@@ -138,7 +151,7 @@ func work(ctx context.Context, group *errgroup.Group, at serving, log *slog.Logg
 		counted = append(counted, h.work(ctx, group, registry, at.mux, health))
 	}
 	addPages(at.mux, registry, healths, log)
-	addStatus(at, halves, healths, version)
+	addStatus(at, halves, healths, at.node, version)
 	group.Go(func() error {
 		if err := serve(at.server, at.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve %s %s: %w", at.key, at.listener.Addr(), err)

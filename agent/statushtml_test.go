@@ -28,7 +28,7 @@ func pageOf(t testing.TB, halves ...half) (*html.Node, string) {
 
 func pageMux(halves ...half) *http.ServeMux {
 	mux := http.NewServeMux()
-	addStatus(serving{server: &http.Server{}, mux: mux}, halves, nil, Version{Version: "v1.2"})
+	addStatus(serving{server: &http.Server{}, mux: mux}, halves, nil, "worker-7", Version{Version: "v1.2"})
 	return mux
 }
 

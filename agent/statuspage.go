@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"html/template"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -115,8 +114,8 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 }
 
 // addStatus serves the page of all halves at /, and nowhere else.
-func addStatus(at serving, halves []half, healths []*health, version Version) {
-	started, node := time.Now(), nodeName()
+func addStatus(at serving, halves []half, healths []*health, node string, version Version) {
+	started := time.Now()
 	at.mux.Handle("GET /{$}", newStatusHandler(func() *statusPage {
 		now := time.Now()
 		page := &statusPage{Version: version.Version, Node: node, Now: now, Started: started}
@@ -140,17 +139,4 @@ func addStatus(at serving, halves []half, healths []*health, version Version) {
 		}
 		return page
 	}))
-}
-
-// nodeName is the node's name in Kubernetes where the pod was told it, and else
-// the host's.
-func nodeName() string {
-	if name := os.Getenv("NODE_NAME"); name != "" {
-		return name
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		return "unknown"
-	}
-	return name
 }

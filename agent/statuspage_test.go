@@ -306,11 +306,10 @@ func TestProbeOnTheStatus(t *testing.T) {
 
 // TestHeadOfTheStatus: what is there in any state, and what no state may bring.
 func TestHeadOfTheStatus(t *testing.T) {
-	t.Setenv("NODE_NAME", "worker-7")
 	mux := http.NewServeMux()
 	healths := []*health{{why: "it has not started yet"}, {why: "it has not started yet"}}
 	n, _ := namesHalf()
-	addStatus(serving{server: &http.Server{}, mux: mux}, []half{n, trustHalf(certsync.Status{})}, healths, Version{Version: "v1.2"})
+	addStatus(serving{server: &http.Server{}, mux: mux}, []half{n, trustHalf(certsync.Status{})}, healths, "worker-7", Version{Version: "v1.2"})
 	get := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))

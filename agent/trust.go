@@ -45,6 +45,8 @@ type trust struct {
 	make   opener
 	syncer truster
 	status *trustMetrics
+
+	kubernetes *kubernetes // nil: for a single pass
 }
 
 func newTrust(cfg Config, log *slog.Logger, make opener) *trust {
@@ -56,7 +58,16 @@ func (t *trust) about() []any {
 }
 
 func (t *trust) open() (err error) {
-	t.syncer, err = t.make(t.cfg.Sync(t.log))
+	cfg := t.cfg.Sync(t.log)
+	if t.kubernetes != nil {
+		cfg.Gate, err = t.kubernetes.gate()
+	} else {
+		cfg.Gate, err = passGate(t.cfg.Trust.Restarts, inPod())
+	}
+	if err != nil {
+		return err
+	}
+	t.syncer, err = t.make(cfg)
 	if err != nil {
 		return fmt.Errorf("open the node for trust: %w: mount its file system and name where (host_root), and run as root", err)
 	}
@@ -76,10 +87,13 @@ func (t *trust) work(ctx context.Context, group *errgroup.Group, registry *prome
 	t.status = newTrustMetrics(registry, t.cfg.Trust)
 	counted := make(chan struct{})
 	health.set(true, false, "the first pass of trust has not ended yet")
+	var last certsync.Status
 	group.Go(func() error {
 		defer close(counted)
 		return ended(ctx, health, "trust", t.syncer.Run(ctx, func(s certsync.Status) {
 			t.status.set(s)
+			t.kubernetes.trust(last, s)
+			last = s
 			health.set(true, true, "")
 		}))
 	})

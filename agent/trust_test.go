@@ -89,7 +89,7 @@ func startTrust(t *testing.T, fake *fakeSyncer, listen listenFunc, more ...half)
 	cfg := Default()
 	log := NewLogger(r.logs, cfg.Log)
 	go func() {
-		r.result <- run(ctx, door{"http.trust", "127.0.0.1:0", "", listen}, log, Version{"v1", "abc", "go1"}, append(more, newTrust(cfg, log, fake.open))...)
+		r.result <- run(ctx, door{"http.trust", "127.0.0.1:0", "", cfg.Node(), listen}, log, Version{"v1", "abc", "go1"}, append(more, newTrust(cfg, log, fake.open))...)
 	}()
 	<-fake.running
 	return r
@@ -225,7 +225,7 @@ func TestHalfThatCannotStart(t *testing.T) {
 	listener, sensor := newPipes(), newFakeSensor()
 	cfg, log := Default(), slog.New(slog.DiscardHandler)
 	cause := errors.New("/host: permission denied")
-	err := run(t.Context(), door{"http.watch", ":9853", "", listener.listen}, log, Version{},
+	err := run(t.Context(), door{"http.watch", ":9853", "", "worker-7", listener.listen}, log, Version{},
 		newNames(cfg, log, sensor.rim()),
 		newTrust(cfg, log, func(certsync.Config) (truster, error) { return nil, cause }))
 	if want := "open the node for trust: /host: permission denied: mount its file system and name where (host_root), and run as root"; err == nil || err.Error() != want || !errors.Is(err, cause) {

@@ -25,6 +25,12 @@ func TestValues(t *testing.T) {
 		{new(Overlap), []string{"0", "0s", "1ms", "72h", "8760h"}, []string{"", "-1s", "8761h", "3d", "5"}},
 		{new(Registry), []string{"registry.example.de:5000", "10.0.0.1:443", "localhost:5000", "registry.example.de", "[fd00::1]:5000"}, []string{"", "registry", "registry.example.de:", "registry.example.de:0", ":5000", "https://registry.example.de:443", "registry.example.de:5000/group"}},
 		{new(Unit), []string{"docker.service", "snap.docker.dockerd.service", "k3s@1.service", `a\x2db.service`}, []string{"", "docker", "docker.socket", ".service", "a/b.service", "a b.service"}},
+		{new(NodeName), []string{"", "worker-1", "ip-10-0-0-1.eu-central-1.compute.internal", strings.Repeat("a", 253)}, []string{"Worker", "a b", "a..b", "-a", "a_b", "a\nb", strings.Repeat("a", 254)}},
+		{new(Nodes), []string{"0", "1", "20"}, []string{"", "-1", "21", "1.5", "many"}},
+		{new(Day), []string{"mon", "sun", "Tue"}, []string{"", "monday", "weekend", "1"}},
+		{new(DayStart), []string{"00:00", "23:59"}, []string{"", "24:00", "24:01", "9", "9pm", "12:60"}},
+		{new(DayTime), []string{"00:00", "06:30", "24:00"}, []string{"", "24:01", "25:00", "9", "9pm", "12:60"}},
+		{new(TimeZone), []string{"UTC", "Europe/Berlin", "America/New_York"}, []string{"", "Local", "local", "Berlin", "../etc/passwd"}},
 		{new(Restart), []string{"auto", "always", "never"}, []string{"", "on", "Auto", "off"}},
 	} {
 		for _, text := range tt.good {

@@ -55,6 +55,7 @@ type spec struct {
 		Registries        []string
 		Runtimes          []daemon.Config
 	}
+	Gate string // the directory of a fileGate; none: restarts may begin at any time
 }
 
 // report is what it writes to standard output, one a line.
@@ -104,6 +105,9 @@ func agentMain(text string) error {
 		HostRoot: c.HostRoot, Sources: c.Sources, Allow: c.Allow, Overlap: c.Overlap, Interval: c.Interval,
 		Store: !c.NoStore, CertsD: !c.NoCertsD, Registries: c.Registries, Runtimes: c.Runtimes,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	if sp.Gate != "" {
+		cfg.Gate = newFileGate(sp.Gate)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()

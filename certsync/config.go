@@ -7,7 +7,7 @@ import (
 	"github.com/nodestead/nodestead/certsync/daemon"
 )
 
-// Config is what a Syncer needs. Nothing in it has a default.
+// Config is what a Syncer needs. Nothing in it but Gate has a default.
 type Config struct {
 	// HostRoot is where the node's root file system is mounted.
 	HostRoot string
@@ -27,5 +27,7 @@ type Config struct {
 	Registries []string
 	// Runtimes are the daemons; those that are left out are left alone.
 	Runtimes []daemon.Config
-	Log      *slog.Logger
+	// Gate says when a restart may begin; nil: at any time.
+	Gate Gate
+	Log  *slog.Logger
 }

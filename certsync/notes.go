@@ -24,8 +24,12 @@ func (n *notes) begin() { n.seen = make(map[string]bool) }
 
 // say logs at Warn what is wrong, unless that was said before.
 func (n *notes) say(key, msg string, args ...any) {
+	n.sayAs(key, numbers.ReplaceAllString(msg+fmt.Sprint(args...), "0"), msg, args...)
+}
+
+// sayAs is say where text tells whether it was said before.
+func (n *notes) sayAs(key, text, msg string, args ...any) {
 	n.seen[key] = true
-	text := numbers.ReplaceAllString(msg+fmt.Sprint(args...), "0")
 	if n.said[key] == text {
 		return
 	}

@@ -34,6 +34,7 @@ type targetWork struct {
 // nothing, and take no lock.
 func (s *Syncer) pass(ctx context.Context) Status {
 	s.notes.begin()
+	s.again = 0
 	if s.mustRead {
 		s.recall()
 	}
@@ -50,6 +51,7 @@ func (s *Syncer) pass(ctx context.Context) Status {
 		s.act(ctx, w, &status)
 		unlock()
 	}
+	s.giveBack()
 	status.Time = s.now()
 	status.Anchors = w.wanted
 	status.Refused, status.Warnings, status.Broken = w.reading.Refused, w.reading.Warnings, w.reading.Broken

@@ -34,6 +34,8 @@ type RuntimePreview struct {
 	// none is configured), Doubts when it trusts one of them not.
 	Asked          []string
 	Trusts, Doubts daemon.Decision
+	// Shut is what is in the way of any restart now.
+	Shut Shut
 }
 
 // Plan tells what a pass would do now. It changes nothing, and asks no daemon
@@ -89,6 +91,7 @@ func (s *Syncer) foretell(ctx context.Context, rt *runtime, w work) RuntimePrevi
 		}
 		return daemon.Decide(c)
 	}
+	p.Shut = s.gate.Look()
 	p.Trusts, p.Doubts = decide(daemon.Trusted), decide(daemon.Untrusted)
 	return p
 }
@@ -151,20 +154,22 @@ func (r RuntimePreview) print(b *strings.Builder) {
 	case r.Trusts.Action == "":
 		fmt.Fprintf(b, "%s: left alone, there is no anchor\n", name)
 	case len(r.Asked) == 0:
-		fmt.Fprintf(b, "%s: %s\n", name, would(r.Trusts))
+		fmt.Fprintf(b, "%s: %s\n", name, r.would(r.Trusts))
 	default:
 		fmt.Fprintf(b, "%s: asked about %s after the installation\n", name, strings.Join(r.Asked, ", "))
-		fmt.Fprintf(b, "  if it trusts them: %s\n", would(r.Trusts))
-		fmt.Fprintf(b, "  if not:            %s\n", would(r.Doubts))
+		fmt.Fprintf(b, "  if it trusts them: %s\n", r.would(r.Trusts))
+		fmt.Fprintf(b, "  if not:            %s\n", r.would(r.Doubts))
 	}
 }
 
 // would says a decision in the conditional.
-func would(d daemon.Decision) string {
-	switch d.Action {
-	case daemon.Restart:
+func (r RuntimePreview) would(d daemon.Decision) string {
+	switch {
+	case d.Action == daemon.Restart && r.Shut.Reason != "":
+		return "it would be restarted (" + d.Reason + "), and not at once (" + r.Shut.Reason + "): " + r.Shut.Detail
+	case d.Action == daemon.Restart:
 		return "it would be restarted (" + d.Reason + ")"
-	case daemon.Pending:
+	case d.Action == daemon.Pending:
 		return "a restart would be pending (" + d.Reason + "): " + d.Remedy
 	default:
 		return "no restart (" + d.Reason + ")"

@@ -164,7 +164,15 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 			Remedy: "make " + stateDir + " on the node writable for the agent",
 		}
 	default:
+		if shut := s.enter(rt); shut.Reason != "" {
+			rt.decision = shut.pending(rt.decision)
+			return
+		}
 		s.restart(ctx, rt, w, status)
+		s.giveBack()
+		if s.held.by == rt && s.state.Runtimes[name].Intent == nil {
+			s.log.Warn("the restart slot is kept until the daemon is healthy, so that no other node fares the same", "runtime", string(name), "unit", rt.cfg.Unit)
+		}
 	}
 }
 
@@ -177,7 +185,7 @@ const (
 
 // Reasons lists all reasons that a RuntimeStatus may have.
 func Reasons() []string {
-	return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept, notMade)
+	return append(slices.Clone(daemon.Reasons()), noAnchors, stateNotKept, notMade, WaitingForSlot, OutsideWindow)
 }
 
 // ask asks a daemon about all registries.
@@ -267,6 +275,8 @@ func (s *Syncer) restart(ctx context.Context, rt *runtime, w work, status *Statu
 	st.Intent = &intent{Set: setOf(storeAnchors(w.wanted)), Invocation: rt.facts.Unit.InvocationID, At: s.now()}
 	s.state.Runtimes[name] = st
 	if !s.save(status) {
+		st.Intent = nil
+		s.state.Runtimes[name] = st
 		return
 	}
 	s.log.Info("restarting a daemon", "runtime", string(name), "unit", rt.cfg.Unit, "reason", rt.decision.Reason, "detail", rt.decision.Detail)
@@ -413,7 +423,12 @@ func (s *Syncer) noteRuntime(r RuntimeStatus) {
 		s.notes.say("runtime "+name, "a daemon could not be looked at", "runtime", name, "err", r.Err)
 	}
 	d := r.Decision
-	if d.Action == daemon.Pending {
+	switch {
+	case d.Action != daemon.Pending:
+	case d.Reason == WaitingForSlot:
+		// Whose turn it is changes all the time, and is on the status page.
+		s.notes.sayAs("pending "+name, d.Reason, "a restart is pending", "runtime", name, "reason", d.Reason, "detail", d.Detail, "remedy", d.Remedy)
+	default:
 		s.notes.say("pending "+name, "a restart is pending", "runtime", name, "reason", d.Reason, "detail", d.Detail, "remedy", d.Remedy)
 	}
 	for _, a := range r.Answers {

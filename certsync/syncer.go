@@ -33,6 +33,9 @@ type Syncer struct {
 	targets  map[string]time.Time // when each was last seen to be in sync
 	synced   map[string]string    // and with which anchors
 	changes  map[Change]int
+	gate     Gate
+	held     held
+	again    time.Duration // after which the last pass wants another one; 0: none
 }
 
 // New opens the node. The caller closes it.
@@ -49,6 +52,9 @@ func New(cfg Config) (*Syncer, error) {
 		synced:   make(map[string]string),
 		changes:  make(map[Change]int),
 	}
+	if s.gate = cfg.Gate; s.gate == nil {
+		s.gate = openGate{}
+	}
 	s.notes.begin()
 	for _, r := range cfg.Runtimes {
 		s.runtimes[r.Name] = newRuntime(r)
@@ -58,12 +64,13 @@ func New(cfg Config) (*Syncer, error) {
 
 // Close closes what New and the passes opened.
 func (s *Syncer) Close() error {
+	s.drop()
 	s.hangUp()
 	return s.host.Close()
 }
 
-// Run makes a pass at once, after each change of a source, and at the interval,
-// until ctx ends. It hands the Status of each pass to emit. It returns nil only
+// Run makes a pass at once, after each change of a source, when a restart that
+// waited may begin, and at the interval, until ctx ends. It hands the Status of each pass to emit. It returns nil only
 // when ctx has ended.
 func (s *Syncer) Run(ctx context.Context, emit func(Status)) error {
 	watcher := anchor.NewWatcher(s.cfg.Sources, s.log)
@@ -76,11 +83,16 @@ func (s *Syncer) Run(ctx context.Context, emit func(Status)) error {
 			return nil
 		}
 		emit(status)
+		interval := s.cfg.Interval
+		if s.again > 0 {
+			interval = min(interval, s.again)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-watcher.Changed():
-		case <-time.After(s.cfg.Interval):
+		case <-s.gate.Ready():
+		case <-time.After(interval):
 		}
 	}
 }

@@ -72,14 +72,15 @@ func untilOpen(windows []Window, now time.Time) time.Duration {
 	}
 	first := time.Duration(-1)
 	for _, w := range windows {
-		if d := w.untilOpen(now); first < 0 || d < first {
+		if d := w.UntilOpen(now); first < 0 || d < first {
 			first = d
 		}
 	}
 	return first
 }
 
-func (w Window) untilOpen(now time.Time) time.Duration {
+// UntilOpen is the time until it opens, 0 while it is open.
+func (w Window) UntilOpen(now time.Time) time.Duration {
 	local := now.In(w.location)
 	// From yesterday, whose window may go on. Two weeks, because an island may
 	// leave a day out to change sides of the date line, as Samoa did in 2011.
