@@ -1,0 +1,16 @@
+{{/* What the schema cannot say. */}}
+{{- define "nodestead.check" -}}
+{{- if not (or .Values.watch.enabled .Values.trust.enabled) }}
+  {{- fail "watch.enabled and trust.enabled are both false: nothing is left to install" }}
+{{- end }}
+{{- if and .Values.watch.enabled .Values.trust.enabled
+      (eq (include "nodestead.watchAddress" . | splitList ":" | last) (include "nodestead.trustAddress" . | splitList ":" | last)) }}
+  {{- fail "config.http.watch and config.http.trust have the same port" }}
+{{- end }}
+{{- if and (ne .Values.webConfig.probes "HTTP") (not .Values.webConfig.secret) }}
+  {{- fail "webConfig.probes is for a webConfig.secret with TLS, and there is none" }}
+{{- end }}
+{{- if and .Values.trust.enabled (not .Values.trust.caSecret.name) (not .Values.trust.sources) }}
+  {{- fail "trust has no source: give trust.caSecret.name or trust.sources, or set trust.enabled: false" }}
+{{- end }}
+{{- end }}
