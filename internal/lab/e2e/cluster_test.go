@@ -31,13 +31,17 @@ type cluster struct {
 	upstream *lab.Server
 	ca       *lab.CA
 	registry *lab.Registry
+
+	helmVersion string // that installs the chart
 }
 
+// agentImage is the image's name that the chart has by itself.
+const agentImage = "nodestead/nodestead:0.1.0"
+
 // start starts a cluster with dockerd on its node, and kube-proxy in this mode.
-func start(t *testing.T, mode lab.ProxyMode) *cluster {
+func start(t *testing.T, mode lab.ProxyMode, helmVersion string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, lab: lab.ForTest(t)}
-	agent := build(t)
+	c := &cluster{t: t, lab: lab.ForTest(t), helmVersion: helmVersion}
 	somewhere := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	var err error
 	c.upstream, err = c.lab.AddServer(
@@ -59,20 +63,25 @@ func start(t *testing.T, mode lab.ProxyMode) *cluster {
 	c.must(c.box.StartDocker(t.Context()))
 	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{ProxyMode: mode, DNS: "forward . " + c.upstream.Addr4.String()})
 	c.must(err)
-	c.must(c.box.Load(t.Context(), lab.Image{Name: agentImage, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": agent}}))
 	return c
 }
 
-// build builds the agent as its image has it.
-func build(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "nodestead")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/nodestead/nodestead/cmd/nodestead")
+// realImage builds the agent's image as whoever publishes it does, and gives it to
+// the node, which can't pull it.
+func (c *cluster) realImage() {
+	c.must(c.box.BuildImage(c.t.Context(), "../../..", agentImage))
+	c.must(c.box.ShareImages(c.t.Context(), agentImage))
+}
+
+// quickImage is one of the same binary, made in no time.
+func (c *cluster) quickImage() {
+	path := filepath.Join(c.t.TempDir(), "nodestead")
+	cmd := exec.CommandContext(c.t.Context(), "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/nodestead/nodestead/cmd/nodestead")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build nodestead: %v: %s", err, out)
+		c.t.Fatalf("build nodestead: %v: %s", err, out)
 	}
-	return path
+	c.must(c.box.Load(c.t.Context(), lab.Image{Name: agentImage, Entrypoint: []string{"/nodestead"}, Files: map[string]string{"nodestead": path}}))
 }
 
 // tell tells a part of the story. What comes after it rests on it.

@@ -88,6 +88,9 @@ func (c *cluster) gone(vpc bool) {
 		t.Errorf("it does not say %q", says)
 	}
 
+	// Many at once, which is worth an alert.
+	c.kubectl("exec", job, "--namespace=ci", "--", lab.ClientPath(lab.MuslStatic), "-n", "1", "-t", "16", "many.fast.test")
+
 	c.node("systemctl start kube-proxy.service")
 	c.must(c.WaitReady(t.Context(), "kube-system", "deployment/coredns"))
 	c.until(func() error {

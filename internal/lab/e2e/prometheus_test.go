@@ -132,19 +132,39 @@ func (c *cluster) asked(path string, data any) error {
 	return json.NewDecoder(resp.Body).Decode(&struct{ Data any }{data})
 }
 
-// measured waits until Prometheus has an answer to an expression, and returns the
-// labels of the first of its series.
-func (c *cluster) measured(expr string) map[string]string {
+// result are the series of an expression now.
+func (c *cluster) result(expr string) []series {
 	c.t.Helper()
 	var got struct{ Result []series }
+	c.must(c.asked("/api/v1/query?"+url.Values{"query": {expr}}.Encode(), &got))
+	return got.Result
+}
+
+// value is the number that an expression is now.
+func (c *cluster) value(expr string) float64 {
+	c.t.Helper()
+	got := c.result(expr)
+	if len(got) != 1 {
+		c.t.Fatalf("%s is %v", expr, got)
+	}
+	v, err := strconv.ParseFloat(fmt.Sprint(got[0].Value[1]), 64)
+	c.must(err)
+	return v
+}
+
+// measured waits until Prometheus has an answer to an expression, and returns the
+// labels of the first of its series.
+func (c *cluster) measured(expr string) (labels map[string]string) {
+	c.t.Helper()
 	c.until(func() error {
-		err := c.asked("/api/v1/query?"+url.Values{"query": {expr}}.Encode(), &got)
-		if err == nil && len(got.Result) == 0 {
-			err = fmt.Errorf("Prometheus has nothing of %s", expr)
+		got := c.result(expr)
+		if len(got) == 0 {
+			return fmt.Errorf("Prometheus has nothing of %s", expr)
 		}
-		return err
+		labels = got[0].Metric
+		return nil
 	})
-	return got.Result[0].Metric
+	return labels
 }
 
 // alert is what Prometheus says of one.
@@ -186,8 +206,8 @@ func (c *cluster) scraped() {
 		`nodestead_trust_in_sync{target="store", node="node"} == 1`,
 		`nodestead_registry_trusted{runtime="docker", registry="` + c.registry.Host + `", node="node"} == 1`,
 		// Neither the agent's own pod nor its namespace is in them.
-		`count(nodestead_dns_lookups_total{namespace="nodestead"}) or vector(0) == 0`,
-		`count(nodestead_trust_in_sync{pod!=""}) or vector(0) == 0`,
+		`absent(nodestead_dns_lookups_total{namespace="nodestead"})`,
+		`absent(nodestead_trust_in_sync{pod!=""})`,
 	} {
 		t.Log(c.measured(expr))
 	}

@@ -13,7 +13,8 @@ import (
 // a registry's CA comes by a Secret, and what could not be pulled is pulled. All is
 // seen from outside: by kubectl, by Prometheus, on the status page.
 func TestStory(t *testing.T) {
-	c := start(t, lab.ProxyIPTables)
+	c := start(t, lab.ProxyIPTables, "4")
+	c.tell("image", c.realImage)
 	c.tell("install", c.install)
 	c.prometheus()
 	c.tell("collisions", c.collisions)
@@ -22,13 +23,36 @@ func TestStory(t *testing.T) {
 	c.tell("trust", c.trust)
 	c.tell("Prometheus", c.scraped)
 	c.tell("status page", c.pages)
+	c.tell("Events", c.events)
+	c.tell("slots", c.slots)
+	c.tell("capabilities", c.capabilities)
+	c.tell("uninstall", c.uninstall)
 }
 
 // TestStoryNFTables: lookups are lost and explained alike when kube-proxy
 // translates by nftables.
 func TestStoryNFTables(t *testing.T) {
-	c := start(t, lab.ProxyNFTables)
+	c := start(t, lab.ProxyNFTables, "3")
+	c.tell("image", c.quickImage)
 	c.tell("install", c.install)
 	c.tell("collisions", c.collisions)
 	c.tell("a DNS pod is gone", func() { c.gone(true) })
+	c.tell("Events", c.events)
+	c.tell("uninstall", c.uninstall)
+	c.tell("manifest", c.manifest)
+}
+
+// TestStoryDev is for trying.
+func TestStoryDev(t *testing.T) {
+	c := start(t, lab.ProxyIPTables, "4")
+	c.tell("image", c.quickImage)
+	c.tell("install", c.install)
+	c.prometheus()
+	c.tell("collisions", c.collisions)
+	c.tell("Events", c.events)
+	c.tell("trust", c.trust)
+	c.tell("slots", c.slots)
+	c.tell("capabilities", c.capabilities)
+	c.tell("uninstall", c.uninstall)
+	c.tell("manifest", c.manifest)
 }
