@@ -124,7 +124,12 @@ func (c *cluster) node(script string) string {
 // log is what a container of the agent has logged.
 func (c *cluster) log(container string) string {
 	c.t.Helper()
-	return c.kubectl("logs", "--namespace="+agentNamespace, "daemonset/nodestead", "--container="+container, "--tail=-1")
+	return c.kubectl(logOf(container)...)
+}
+
+// logOf are the words by which kubectl shows a container's log.
+func logOf(container string) []string {
+	return []string{"logs", "daemonset/nodestead", "--namespace=" + agentNamespace, "--container=" + container, "--tail=-1"}
 }
 
 // line is the first line of a container of the agent that has all of these, or
@@ -165,7 +170,14 @@ func has(text string, parts ...string) bool {
 func (c *cluster) until(ok func() error) {
 	c.t.Helper()
 	if err := lab.Until(c.t.Context(), patience, ok); err != nil {
-		c.t.Fatalf("%v\nwatch:\n%s\ntrust:\n%s", err, c.log("watch"), c.log("trust"))
+		var logs [2]string
+		for i, container := range []string{"watch", "trust"} {
+			var failed error
+			if logs[i], failed = c.Kubectl(c.t.Context(), logOf(container)...); failed != nil {
+				logs[i] = failed.Error()
+			}
+		}
+		c.t.Fatalf("%v\nwatch:\n%s\ntrust:\n%s", err, logs[0], logs[1])
 	}
 }
 

@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,12 +64,16 @@ func (c *cluster) uninstall() {
 	kinds := func(namespaced string) string {
 		return strings.Join(strings.Fields(c.kubectl("api-resources", "--verbs=list", "--output=name", "--namespaced="+namespaced)), ",")
 	}
-	for _, l := range strings.Fields(c.kubectl("get", kinds("true"), "--namespace="+agentNamespace, "--output=name", "--ignore-not-found")) {
-		// What each namespace has, and what the cluster notes of each pod.
-		if !strings.HasPrefix(l, "event") && l != "configmap/kube-root-ca.crt" && l != "serviceaccount/default" {
-			t.Errorf("helm uninstall leaves %s", l)
+	c.until(func() error { // the pods go a moment later
+		for _, l := range strings.Fields(c.kubectl("get", kinds("true"), "--namespace="+agentNamespace, "--output=name", "--ignore-not-found")) {
+			// What each namespace has, what the cluster notes of each pod, and the
+			// CA, which is not the chart's.
+			if !strings.HasPrefix(l, "event") && !slices.Contains([]string{"configmap/kube-root-ca.crt", "serviceaccount/default", "secret/ca"}, l) {
+				return fmt.Errorf("helm uninstall leaves %s", l)
+			}
 		}
-	}
+		return nil
+	})
 	for _, l := range strings.Fields(c.kubectl("get", kinds("false"), "--output=name", "--ignore-not-found")) {
 		if strings.Contains(l, "nodestead") && l != "namespace/"+agentNamespace {
 			t.Errorf("helm uninstall leaves %s", l)

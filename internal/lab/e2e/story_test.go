@@ -51,7 +51,6 @@ func TestStoryDev(t *testing.T) {
 	c.tell("collisions", c.collisions)
 	c.tell("Events", c.events)
 	c.tell("trust", c.trust)
-	c.tell("slots", c.slots)
 	c.tell("capabilities", c.capabilities)
 	c.tell("uninstall", c.uninstall)
 	c.tell("manifest", c.manifest)
