@@ -63,6 +63,10 @@ func start(t *testing.T, mode lab.ProxyMode, helmVersion string) *cluster {
 	c.must(c.box.StartDocker(t.Context()))
 	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{ProxyMode: mode, DNS: "forward . " + c.upstream.Addr4.String()})
 	c.must(err)
+	rules := c.node("iptables-save --table nat; nft list table ip kube-proxy || :")
+	if by := map[lab.ProxyMode]string{lab.ProxyIPTables: "-A KUBE-SERVICES -d 10.96.0.10/32", lab.ProxyNFTables: "10.96.0.10 . udp . 53"}; !strings.Contains(rules, by[mode]) {
+		t.Errorf("kube-proxy does not translate by %s: %s", mode, rules)
+	}
 	return c
 }
 

@@ -30,5 +30,5 @@ func (c *cluster) described(namespace, what string, parts ...string) (events str
 
 // events proves that a developer sees why a pod's lookups were lost.
 func (c *cluster) events() {
-	c.t.Log(c.described("ci", "pod/"+job, "Warning", "OrphanedAnswer", "nodestead", "DNS lookup lost: git", "Remedy: set sessionAffinity"))
+	c.quote("kubectl -n ci describe pod "+job, c.described("ci", "pod/"+job, "Warning", "OrphanedAnswer", "nodestead", "DNS lookup lost: git", "Remedy: set sessionAffinity"))
 }

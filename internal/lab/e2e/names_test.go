@@ -42,7 +42,8 @@ func (c *cluster) collisions() {
 		}
 		return nil
 	})
-	t.Logf("after %d lookups: %s", tries, line)
+	t.Logf("after %d lookups", tries)
+	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", line)
 	for _, want := range []string{
 		"level=WARN", "namespace=ci", "pod=" + job, "container=helper", "resolver=musl",
 		"nameserver=" + lab.KubeDNS.String() + ":53", "backend=10.244.7.", "remedy=",
@@ -83,13 +84,14 @@ func (c *cluster) gone(vpc bool) {
 		}
 		return nil
 	})
-	t.Logf("after %d lookups: %s", tries, line)
+	t.Logf("after %d lookups", tries)
+	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", line)
 	if !has(line, says...) {
 		t.Errorf("it does not say %q", says)
 	}
 
 	// Many at once, which is worth an alert.
-	c.kubectl("exec", job, "--namespace=ci", "--", lab.ClientPath(lab.MuslStatic), "-n", "1", "-t", "16", "many.fast.test")
+	c.kubectl("exec", job, "--namespace=ci", "--", lab.ClientPath(lab.MuslStatic), "-n", "1", "-t", "16", "many.fast.test.")
 
 	c.node("systemctl start kube-proxy.service")
 	c.must(c.WaitReady(t.Context(), "kube-system", "deployment/coredns"))

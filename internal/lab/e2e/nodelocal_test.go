@@ -93,7 +93,7 @@ func (c *cluster) nodeLocal() {
 	c.must(c.Apply(t.Context(), strings.NewReplacer("UPSTREAM", c.upstream.Addr4.String(), "KUBEDNS", lab.KubeDNS.String()).Replace(nodeLocalManifest)))
 	c.must(c.WaitReady(t.Context(), "kube-system", "pod/node-local-dns"))
 	c.must(c.WaitReady(t.Context(), "ci", "pod/cached"))
-	t.Log(c.logged("watch", "level=WARN", `msg="sensor is blind"`, "sensor=conntrack", "reason=notrack", "remedy="))
+	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", c.logged("watch", "level=WARN", `msg="sensor is blind"`, "sensor=conntrack", "reason=notrack", "remedy="))
 
 	answers, err := c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 3, "git.fast.test", "kubernetes.default.svc.cluster.local")
 	c.must(err)
@@ -101,7 +101,7 @@ func (c *cluster) nodeLocal() {
 	_, err = c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 1, "git.silent.test")
 	c.must(err)
 	line := c.logged("watch", `msg="dns lookup lost"`, "namespace=ci", "pod=cached", "container=helper", "resolver=musl", "name=git.silent.test.")
-	t.Log(line)
+	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", line)
 	if !has(line, "cause=slow_answer", "nameserver="+nodeLocal+":53", "the answer SERVFAIL of "+nodeLocal) {
 		t.Error("that is not what happened")
 	}

@@ -209,13 +209,15 @@ func (c *cluster) scraped() {
 		`absent(nodestead_dns_lookups_total{namespace="nodestead"})`,
 		`absent(nodestead_trust_in_sync{pod!=""})`,
 	} {
-		t.Log(c.measured(expr))
+		c.measured(expr)
 	}
 	a := c.fires("NodesteadLookupsLost", "ci")
 	if !has(a.Annotations["description"], "by pod "+job+" on node") || !has(a.Annotations["runbook_url"], "docs/causes.md#"+a.Labels["cause"]) {
 		t.Errorf("the alert says %+v", a)
 	}
-	t.Logf("%+v", a)
+	text, err := json.MarshalIndent(a, "", "  ")
+	c.must(err)
+	c.quote("curl -s http://prometheus:9090/api/v1/alerts | jq '.data.alerts[]'", string(text))
 }
 
 // pages proves that the status pages, as the API server passes them on, tell of the

@@ -40,10 +40,10 @@ func (c *cluster) slots() {
 	if got := c.holder(); got != other {
 		t.Errorf("after helm upgrade the slot is held by %q", got)
 	}
-	t.Log(c.logged("trust", "level=WARN", `msg="a restart is pending"`, "runtime=docker", "reason=waiting_for_slot", "remedy="))
+	c.quote("kubectl -n nodestead logs daemonset/nodestead --container trust", c.logged("trust", "level=WARN", `msg="a restart is pending"`, "runtime=docker", "reason=waiting_for_slot", "remedy="))
 	const pending = `nodestead_runtime_restart_pending{runtime="docker", reason="waiting_for_slot", node="node"} == 1`
 	c.measured(pending)
-	t.Log(c.described("", "node/node", "RestartPendingWaitingForSlot", "nodestead"))
+	c.quote("kubectl describe node node", c.described("", "node/node", "RestartPendingWaitingForSlot", "nodestead"))
 	image := c.push("waits")
 	if err := c.box.Pull(t.Context(), image); !refused(err) {
 		t.Errorf("docker pull while the restart is pending: %v", err)
