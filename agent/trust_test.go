@@ -27,6 +27,7 @@ type fakeSyncer struct {
 	end     chan error    // what Run returns before ctx ends
 	stuck   chan struct{} // when not nil, nothing minds ctx until it is closed
 	closed  bool
+	leave   func() // called by Close: it ended in a restart
 
 	did     string // what was done
 	status  certsync.Status
@@ -71,7 +72,12 @@ func (f *fakeSyncer) Uninstall(context.Context) (certsync.Status, error) {
 	return f.status, f.one("uninstall")
 }
 func (f *fakeSyncer) Plan(context.Context) (certsync.Preview, error) { return f.preview, f.one("plan") }
-func (f *fakeSyncer) Close() error                                   { f.closed = true; return nil }
+func (f *fakeSyncer) Close() error {
+	if f.closed = true; f.leave != nil {
+		f.leave()
+	}
+	return nil
+}
 
 // trusting is the trust half with a fake syncer.
 type trusting struct {
