@@ -8,14 +8,16 @@ export CGO_ENABLED := 0
 
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
-LINT := go tool -modfile=tools.mod golangci-lint
+LINT := go tool -modfile=$(CURDIR)/tools.mod golangci-lint
+# Modules of their own, because of what they require.
+MODULES := deploy/render
 # Packages with goroutines, which the race detector looks at.
 RACE := ./agent/... ./certsync/... ./cluster/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build check lint test e2e race fuzz fmt bench demo setup clean
+.PHONY: help build check lint test e2e race fuzz fmt bench demo manifest setup clean
 
 define need-root
 @[ "$$(id -u)" -eq 0 ] || { echo "make $@ needs root, because it makes network namespaces: sudo make $@" >&2; exit 1; }
@@ -36,6 +38,9 @@ lint: ## gofmt, go mod tidy, go vet, go fix and golangci-lint, changing nothing
 	echo '==> go vet'; go vet -tags e2e ./... || rc=1; \
 	echo '==> go fix'; go fix -diff ./... || rc=1; \
 	echo '==> golangci-lint (its first build takes some minutes)'; $(LINT) run || rc=1; \
+	for dir in $(MODULES); do \
+		echo "==> $$dir"; (cd $$dir; go mod tidy -diff && go vet ./... && go fix -diff ./... && $(LINT) run) || rc=1; \
+	done; \
 	exit $$rc
 
 # -count=1: the kernel, and being root, are not part of go test's cache key.
@@ -84,6 +89,12 @@ demo: ## Lose lookups in a node in a box and watch nodestead explain them (needs
 	$(need-root)
 	@$(MAKE) --no-print-directory build
 	go run ./internal/lab/demo bin/nodestead
+
+manifest: ## Render deploy/nodestead.yaml from the chart, with the alerts and dashboards of deploy
+	cp deploy/alerts/nodestead.rules.yaml deploy/chart/files/
+	cp deploy/dashboards/*.json deploy/chart/files/dashboards/
+	go run -C deploy/render . ../chart >deploy/nodestead.yaml.new
+	mv deploy/nodestead.yaml.new deploy/nodestead.yaml
 
 setup: ## Install what the race detector needs: gcc and libc6-dev (needs root and apt)
 	@if ! command -v gcc >/dev/null || [ ! -e /usr/include/stdlib.h ]; then \

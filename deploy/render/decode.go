@@ -8,16 +8,22 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// decode gives an object as JSON. A key that stands in it twice is a problem, and
+// decoded is an object as JSON, and what is wrong with it.
+type decoded struct {
+	object  json.RawMessage
+	problem string
+}
+
+// decode reads an object. A key that stands in it twice is a problem, and
 // in the objects of Prometheus Operator one that its types do not know.
-func decode(text string) (object json.RawMessage, problem string) {
+func decode(text string) decoded {
 	object, err := yaml.YAMLToJSONStrict([]byte(text))
 	if err != nil {
-		return json.RawMessage("null"), err.Error()
+		return decoded{json.RawMessage("null"), err.Error()}
 	}
 	var kind struct{ Kind, APIVersion string }
 	if err := json.Unmarshal(object, &kind); err != nil {
-		return object, err.Error()
+		return decoded{object, err.Error()}
 	}
 	var into any
 	switch kind.Kind {
@@ -26,13 +32,13 @@ func decode(text string) (object json.RawMessage, problem string) {
 	case monitoring.PrometheusRuleKind:
 		into = new(monitoring.PrometheusRule)
 	default:
-		return object, ""
+		return decoded{object, ""}
 	}
 	if want := monitoring.SchemeGroupVersion.String(); kind.APIVersion != want {
-		return object, fmt.Sprintf("%s is of %s, not %s", kind.Kind, want, kind.APIVersion)
+		return decoded{object, fmt.Sprintf("%s is of %s, not %s", kind.Kind, want, kind.APIVersion)}
 	}
 	if err := yaml.UnmarshalStrict([]byte(text), into); err != nil {
-		return object, err.Error()
+		return decoded{object, err.Error()}
 	}
-	return object, ""
+	return decoded{object, ""}
 }

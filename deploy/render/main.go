@@ -79,6 +79,7 @@ func answer(dir string, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	in, out := json.NewDecoder(stdin), json.NewEncoder(stdout)
+	known := make(map[string]decoded)
 	for {
 		var r request
 		switch err := in.Decode(&r); {
@@ -87,13 +88,15 @@ func answer(dir string, stdin io.Reader, stdout io.Writer) error {
 		case err != nil:
 			return fmt.Errorf("read a request: %w", err)
 		}
-		if err := out.Encode(respond(dir, chart, r)); err != nil {
+		if err := out.Encode(respond(dir, chart, r, known)); err != nil {
 			return err
 		}
 	}
 }
 
-func respond(dir string, chart *v2.Chart, r request) response {
+// respond renders the chart. known is what was decoded before: most objects are the
+// same in many renderings, and some are large.
+func respond(dir string, chart *v2.Chart, r request, known map[string]decoded) response {
 	var all response
 	if r.Lint {
 		version, err := common.ParseKubeVersion(kubernetes)
@@ -111,11 +114,15 @@ func respond(dir string, chart *v2.Chart, r request) response {
 	}
 	all.Notes = notes
 	for _, m := range manifests {
-		object, problem := decode(m.Content)
-		if problem != "" {
-			all.Problems = append(all.Problems, m.Name+": "+problem)
+		d, ok := known[m.Content]
+		if !ok {
+			d = decode(m.Content)
+			known[m.Content] = d
 		}
-		all.Objects = append(all.Objects, object)
+		if d.problem != "" {
+			all.Problems = append(all.Problems, m.Name+": "+d.problem)
+		}
+		all.Objects = append(all.Objects, d.object)
 	}
 	return all
 }
