@@ -14,10 +14,11 @@ MODULES := deploy/render
 # Packages with goroutines, which the race detector looks at.
 RACE := ./agent/... ./certsync/... ./cluster/... ./incident/... ./conntrack/... ./lookup/... ./workload/... ./probe/... ./doctor/...
 FUZZTIME ?= 30s
+IMAGE ?= nodestead/nodestead:$(VERSION)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build check lint test e2e race fuzz fmt bench demo manifest setup clean
+.PHONY: help build image check lint test e2e race fuzz fmt bench demo manifest setup clean
 
 define need-root
 @[ "$$(id -u)" -eq 0 ] || { echo "make $@ needs root, because it makes network namespaces: sudo make $@" >&2; exit 1; }
@@ -28,6 +29,10 @@ help: ## List the targets
 
 build: ## Build the static binary bin/nodestead
 	go build -buildvcs=false -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/nodestead ./cmd/nodestead
+
+# DOCKER_BUILDKIT for a docker before 23.0.
+image: ## Build the container image IMAGE (default nodestead/nodestead:VERSION) with docker
+	DOCKER_BUILDKIT=1 docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --tag $(IMAGE) .
 
 check: lint test ## Everything that CI runs: lint, then test
 

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,13 +28,14 @@ func (b *Box) buildImage(ctx context.Context, root, name string, args []string) 
 	if err != nil {
 		return err
 	}
-	dir = filepath.Join(strings.TrimSpace(dir), "checkout")
-	if err := os.CopyFS(filepath.Join(b.Root(), dir), os.DirFS(root)); err != nil {
-		return err
+	dir = strings.TrimSpace(dir)
+	checkout := filepath.Join(dir, "checkout")
+	err = os.CopyFS(filepath.Join(b.Root(), checkout), os.DirFS(root))
+	if err == nil {
+		build := []string{"env", "DOCKER_BUILDKIT=1", "docker", "build", "--progress=plain", "--tag", name}
+		_, err = b.Run(ctx, append(append(build, args...), checkout)...)
 	}
-	build := []string{"env", "DOCKER_BUILDKIT=1", "docker", "build", "--progress=plain", "--tag", name}
-	_, err = b.Run(ctx, append(append(build, args...), dir)...)
-	return err
+	return errors.Join(err, os.RemoveAll(filepath.Join(b.Root(), dir)))
 }
 
 // ShareImages gives images of dockerd to containerd, for pods. There they have

@@ -115,7 +115,7 @@ func (l *Lab) busybox(ctx context.Context) (string, error) {
 // architectures.
 func (l *Lab) goParts(ctx context.Context, root, goroot, release string) (string, error) {
 	const name = "go-parts"
-	inputs := []string{release, runtime.GOARCH, "1"}
+	inputs := []string{release, runtime.GOARCH, "1"} // another one when makeGoParts makes something else
 	for _, file := range []string{"go.mod", "go.sum"} {
 		b, err := os.ReadFile(filepath.Join(root, file))
 		if err != nil {
