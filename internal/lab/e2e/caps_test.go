@@ -56,6 +56,23 @@ func variants(capabilities ...corev1.Capability) []variant {
 	return all
 }
 
+// together makes one variant of some.
+func together(all []variant, name string, some ...string) (rest []variant) {
+	var of []variant
+	for _, v := range all {
+		if slices.Contains(some, v.name) {
+			of = append(of, v)
+		} else {
+			rest = append(rest, v)
+		}
+	}
+	return append(rest, variant{name, func(spec *corev1.PodSpec) {
+		for _, v := range of {
+			v.change(spec)
+		}
+	}})
+}
+
 // daemonSet is the agent as the chart has installed it.
 func (c *cluster) daemonSet() (d appsv1.DaemonSet) {
 	c.t.Helper()
@@ -231,10 +248,10 @@ func (c *cluster) trustRights(d appsv1.DaemonSet) {
 	}
 	inSync := []string{`msg="trust is in sync" anchors=1 targets=docker/` + c.registry.Host + ",store"}
 	want := map[string][]string{
-		asItIs: inSync, "seccomp-unconfined": inSync, "writable-root": inSync, "host-pid": inSync, "without-sys-ptrace": inSync,
+		asItIs: inSync, "less-confined": inSync, "without-sys-ptrace": inSync,
 		"not-root": {"/run/lock/nodestead.lock: permission denied", "docker.sock: connect: permission denied"},
 	}
-	for _, v := range variants("SYS_PTRACE") {
+	for _, v := range together(variants("SYS_PTRACE"), "less-confined", "seccomp-unconfined", "writable-root", "host-pid") {
 		code := "0"
 		if v.name == "not-root" {
 			code = "1"

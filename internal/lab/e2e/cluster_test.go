@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -63,11 +64,40 @@ func start(t *testing.T, mode lab.ProxyMode, helmVersion string) *cluster {
 	c.must(c.box.StartDocker(t.Context()))
 	c.Kubernetes, err = c.box.StartKubernetes(t.Context(), lab.KubernetesConfig{ProxyMode: mode, DNS: "forward . " + c.upstream.Addr4.String()})
 	c.must(err)
-	rules := c.node("iptables-save --table nat; nft list table ip kube-proxy || :")
-	if by := map[lab.ProxyMode]string{lab.ProxyIPTables: "-A KUBE-SERVICES -d 10.96.0.10/32", lab.ProxyNFTables: "10.96.0.10 . udp . 53"}; !strings.Contains(rules, by[mode]) {
-		t.Errorf("kube-proxy does not translate by %s: %s", mode, rules)
-	}
+	c.until(func() error { return c.translates(mode) })
 	return c
+}
+
+// rules are how kube-proxy spreads DNS over the servers, for each of its modes: each
+// server has its rule, which is taken by chance.
+var rules = map[lab.ProxyMode]struct {
+	list string
+	want []string
+}{
+	lab.ProxyIPTables: {"iptables-save --table nat", []string{
+		`-A KUBE-SERVICES -d 10\.96\.0\.10/32 .*--dport 53 .*-j KUBE-SVC-`,
+		`-A KUBE-SVC-\w+ .*kube-system/kube-dns:dns .*--mode random --probability 0\.5\d* -j KUBE-SEP-`,
+		`-A KUBE-SEP-\w+ .*-p udp .*-j DNAT --to-destination 10\.244\.7\.\d+:53`,
+	}},
+	lab.ProxyNFTables: {"! iptables-save --table nat | grep KUBE-SERVICES; nft list table ip kube-proxy", []string{
+		`10\.96\.0\.10 \. udp \. 53 (comment "[^"]*" )?: goto service-\w+-kube-system/kube-dns/udp/dns`,
+		`numgen random mod 2 vmap \{`,
+		`meta l4proto udp dnat to 10\.244\.7\.\d+:53`,
+	}},
+}
+
+// translates is an error unless kube-proxy does its work in this mode.
+func (c *cluster) translates(mode lab.ProxyMode) error {
+	text, err := c.box.Run(c.t.Context(), "sh", "-euc", rules[mode].list)
+	if err != nil {
+		return err
+	}
+	for _, want := range rules[mode].want {
+		if !regexp.MustCompile(want).MatchString(text) {
+			return fmt.Errorf("no rule %s in\n%s", want, text)
+		}
+	}
+	return nil
 }
 
 // realImage builds the agent's image as whoever publishes it does, and gives it to

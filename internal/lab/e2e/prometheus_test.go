@@ -178,8 +178,8 @@ type alert struct {
 // fires waits until an alert fires about this namespace.
 func (c *cluster) fires(name, namespace string) (a alert) {
 	c.t.Helper()
-	var got struct{ Alerts []alert }
 	c.until(func() error {
+		var got struct{ Alerts []alert }
 		if err := c.asked("/api/v1/alerts", &got); err != nil {
 			return err
 		}
