@@ -122,8 +122,7 @@ func states(s certsync.Status) map[string]news {
 	for _, r := range s.Runtimes {
 		name, d := string(r.Name), r.Decision
 		if d.Action == daemon.Pending {
-			waits := d.Reason == certsync.WaitingForSlot || d.Reason == certsync.OutsideWindow
-			begin("restart_pending_"+d.Reason, name, "restart of "+name+" is pending: "+d.Reason+": "+d.Detail+". Remedy: "+d.Remedy, !waits)
+			begin("restart_pending_"+d.Reason, name, "restart of "+name+" is pending: "+d.Reason+": "+d.Detail+". Remedy: "+d.Remedy, !waits(d))
 		}
 		for _, a := range r.Answers {
 			if a.Verdict == daemon.Untrusted {
@@ -132,6 +131,12 @@ func states(s certsync.Status) map[string]news {
 		}
 	}
 	return all
+}
+
+// waits tells whether a restart is pending only because it is not its turn or
+// not the time.
+func waits(d daemon.Decision) bool {
+	return d.Action == daemon.Pending && (d.Reason == certsync.WaitingForSlot || d.Reason == certsync.OutsideWindow)
 }
 
 func remedy(d daemon.Decision) string {

@@ -67,8 +67,8 @@ func passGate(r RestartsConfig, pod bool) (certsync.Gate, error) {
 	g.slots = uint32(r.Concurrency)
 	g.refusal = certsync.Shut{
 		Reason: certsync.WaitingForSlot,
-		Detail: "a single pass does not wait for a restart slot of the cluster",
-		Remedy: "none, where the DaemonSet runs: it takes the restart up; or --trust.restarts.concurrency=0, which restarts at once, whatever other nodes do",
+		Detail: "a single pass does not wait for a restart slot of the cluster: the DaemonSet takes the restart up, and --trust.restarts.concurrency=0 makes it at once, whatever other nodes do",
+		Remedy: "none, where the DaemonSet runs; or --trust.restarts.concurrency=0",
 	}
 	return g, nil
 }

@@ -117,7 +117,7 @@ func TestPassGate(t *testing.T) {
 		if shut.Reason != tt.want || g.Look().Reason != tt.want {
 			t.Errorf("%s: %+v, %+v", tt.name, shut, g.Look())
 		}
-		if tt.want != "" && (!strings.Contains(shut.Detail, "does not wait") || !strings.Contains(shut.Remedy, "trust.restarts.concurrency=0")) {
+		if tt.want != "" && (!strings.Contains(shut.Detail, "does not wait") || !strings.Contains(shut.Detail, "trust.restarts.concurrency=0")) {
 			t.Errorf("%s: it does not say how to go on: %+v", tt.name, shut)
 		}
 	}

@@ -67,11 +67,30 @@ func (h *health) state() (alive, ready bool, why string) {
 	return h.alive, h.ready, h.why
 }
 
+// maxAtOnce is how many requests of one page are answered at once: whoever reaches
+// the port may ask, and must not take the node's CPU and memory.
+const maxAtOnce = 8
+
+// limited answers 503 to what comes while maxAtOnce requests are being answered,
+// as promhttp does for the metrics.
+func limited(h http.Handler) http.Handler {
+	slots := make(chan struct{}, maxAtOnce)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			h.ServeHTTP(w, r)
+		default:
+			http.Error(w, fmt.Sprintf("%d such requests are being answered: try again", maxAtOnce), http.StatusServiceUnavailable)
+		}
+	})
+}
+
 // addPages adds the pages that every agent has to the mux of its halves.
 func addPages(mux *http.ServeMux, registry *prometheus.Registry, healths []*health, log *slog.Logger) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		MaxRequestsInFlight: 8,
+		MaxRequestsInFlight: maxAtOnce,
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, healths, func(alive, _ bool) bool { return alive })

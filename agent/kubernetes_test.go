@@ -196,7 +196,12 @@ func TestStopInARestart(t *testing.T) {
 		api.mu.Lock()
 		api.stuck = true
 		api.mu.Unlock()
-		r.syncer.leave = leave
+		r.syncer.leave = func() {
+			if api.closed {
+				t.Error("the API was closed before the slot was left")
+			}
+			leave()
+		}
 		r.stop(t)
 		if got := api.holder(); got != "worker-7" {
 			t.Errorf("the slot is %q's, while the restart goes on", got)
@@ -353,11 +358,14 @@ func TestEventsDocumented(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newFakeAPI()
 		r, _ := inCluster(t, api, nil)
+		defer r.stop(t)
 		all := full()
 		all.Runtimes[0].Restarts = map[string]int{daemon.Helped: 1, daemon.DidNotHelp: 1, daemon.Failed: 1}
 		r.syncer.emit(all)
 		pass(time.Minute)
 		var got []string
+		api.mu.Lock()
+		defer api.mu.Unlock()
 		for _, e := range api.events {
 			if strings.HasPrefix(e.Reason, "RestartPending") {
 				e.Reason = "RestartPending…"
@@ -367,6 +375,5 @@ func TestEventsDocumented(t *testing.T) {
 		if diff := cmp.Diff(want, sorted(got)); diff != "" {
 			t.Errorf("docs/trust.md, Events (-on the page +written):\n%s", diff)
 		}
-		r.stop(t)
 	})
 }

@@ -140,7 +140,7 @@ func (n *names) work(ctx context.Context, group *errgroup.Group, registry *prome
 	metrics := newMetrics(registry, bool(n.cfg.Names.Metrics.PodLabel), from, n.log)
 	n.left = metrics.left
 	reporter := newReporter(n.log)
-	mux.Handle("GET /api/v1/incidents", n.history)
+	mux.Handle("GET /api/v1/incidents", limited(n.history))
 	desk := newDesk(n.lookup != nil, n.finder, metrics, reporter, n.history, n.board)
 	desk.kubernetes = n.kubernetes
 	if n.unseen != nil {

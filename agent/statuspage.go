@@ -116,7 +116,7 @@ func (h *statusHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // addStatus serves the page of all halves at /, and nowhere else.
 func addStatus(at serving, halves []half, healths []*health, node string, version Version) {
 	started := time.Now()
-	at.mux.Handle("GET /{$}", newStatusHandler(func() *statusPage {
+	at.mux.Handle("GET /{$}", limited(newStatusHandler(func() *statusPage {
 		now := time.Now()
 		page := &statusPage{Version: version.Version, Node: node, Now: now, Started: started}
 		for _, h := range healths {
@@ -138,5 +138,5 @@ func addStatus(at serving, halves []half, healths []*health, node string, versio
 			}
 		}
 		return page
-	}))
+	})))
 }

@@ -123,6 +123,10 @@ func newRuntimeView(r certsync.RuntimeStatus) runtimeView {
 	switch {
 	case r.Err != "":
 		v.State, v.Word = bad, "could not be looked at"
+	case waits(r.Decision) && v.State != bad:
+		v.State, v.Word = warn, "restart waits"
+	case waits(r.Decision):
+		v.Word += ", restart waits"
 	case r.Decision.Action == daemon.Pending:
 		v.State, v.Word = bad, "restart is pending"
 	case r.Decision.Action == daemon.Restart:

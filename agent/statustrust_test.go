@@ -210,3 +210,27 @@ func fullTrust(t testing.TB, text string) certsync.Status {
 	}
 	return s
 }
+
+// TestRuntimeThatWaits: a turn or a time that has not come is no fault; that pulls
+// fail meanwhile is one.
+func TestRuntimeThatWaits(t *testing.T) {
+	for _, tt := range []struct {
+		reason  string
+		verdict daemon.Verdict
+		state   state
+		word    string
+	}{
+		{certsync.WaitingForSlot, daemon.Trusted, warn, "restart waits"},
+		{certsync.OutsideWindow, daemon.Unclear, warn, "restart waits"},
+		{certsync.OutsideWindow, daemon.Untrusted, bad, "does not trust a registry, restart waits"},
+		{"no_live_restore", daemon.Untrusted, bad, "restart is pending"},
+	} {
+		v := newRuntimeView(certsync.RuntimeStatus{
+			Name: daemon.Docker, Present: true, Decision: daemon.Decision{Action: daemon.Pending, Reason: tt.reason},
+			Answers: []daemon.Answer{{Registry: "r", Verdict: tt.verdict}},
+		})
+		if v.State != tt.state || v.Word != tt.word {
+			t.Errorf("%s, %s: %s %q, want %s %q", tt.reason, tt.verdict, v.State, v.Word, tt.state, tt.word)
+		}
+	}
+}

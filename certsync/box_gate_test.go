@@ -140,6 +140,18 @@ func TestBoxKilledHolding(t *testing.T) {
 		t.Errorf("docker was started %d times", got)
 	}
 	n.pulls()
+
+	// One that is dead because of such a restart is brought up, too.
+	docker := n.unit("docker.service")
+	n.run("systemctl", "stop", "docker.socket", "docker.service")
+	n.editState(func(st *state) {
+		rt := st.Runtimes[daemon.Docker]
+		rt.Intent = &intent{Set: rt.History.Set, Invocation: docker.invocation, At: time.Now()}
+		st.Runtimes[daemon.Docker] = rt
+	})
+	n.once(dockerOnly, shut.used).clean(t)
+	shut.expect("")
+	n.renewed("docker.service", docker)
 }
 
 // TestBoxUnhealthy: docker does not come back from its restart. The permission is

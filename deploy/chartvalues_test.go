@@ -40,6 +40,8 @@ func TestChartValues(t *testing.T) {
 			func(o objects) any { return pod(o).ImagePullSecrets }, []corev1.LocalObjectReference{{Name: "a"}}},
 		{"the whole configuration", configText, "",
 			func(o objects) any { return o.config }, wholeConfig(t)},
+		{"nothing but the key", "{config: null}", "",
+			func(o objects) any { return o.config }, agent.Default()},
 		{"a bare off is no false", "{config: {names: {workloads: {cri: off, proc: off}}, trust: {store: off, certs_d: off, runtimes: {docker: {enabled: off}, containerd: {enabled: off}, crio: {enabled: off}}}}}", "",
 			func(o objects) any {
 				c, r := o.config, o.config.Trust.Runtimes

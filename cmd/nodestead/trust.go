@@ -22,7 +22,9 @@ restarts one only when that is needed and safe. It does so until SIGTERM or
 SIGINT, and serves HTTP on http.trust; or, with a flag of these three, once:
 
   --once       one pass. Exit codes: 0 all is in sync and nothing is pending,
-               1 something is not, and standard error says what.
+               1 something is not, and standard error says what. In a pod it
+               restarts nothing unless trust.restarts.concurrency is 0: it does
+               not wait for the turn of this node.
   --dry-run    print what a pass would change, and whether it would restart
                anything and why. Nothing is written, and no daemon is asked
                anything that makes it load certificates.

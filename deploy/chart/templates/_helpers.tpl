@@ -29,21 +29,21 @@ app.kubernetes.io/name: nodestead
 {{- end }}
 
 {{- define "nodestead.watchAddress" -}}
-{{ dig "http" "watch" ":9853" .Values.config }}
+{{ dig "http" "watch" ":9853" (.Values.config | default dict) }}
 {{- end }}
 
 {{- define "nodestead.trustAddress" -}}
-{{ dig "http" "trust" ":9854" .Values.config }}
+{{ dig "http" "trust" ":9854" (.Values.config | default dict) }}
 {{- end }}
 
 {{/* Not empty when Events are written. */}}
 {{- define "nodestead.events" -}}
-{{- if eq (dig "kubernetes" "events" "auto" .Values.config | toString) "auto" }}yes{{ end }}
+{{- if eq (dig "kubernetes" "events" "auto" (.Values.config | default dict) | toString) "auto" }}yes{{ end }}
 {{- end }}
 
 {{/* How many slots of restarts there are. */}}
 {{- define "nodestead.slots" -}}
-{{- if .Values.trust.enabled }}{{ dig "trust" "restarts" "concurrency" 1 .Values.config | int }}{{ else }}0{{ end }}
+{{- if .Values.trust.enabled }}{{ dig "trust" "restarts" "concurrency" 1 (.Values.config | default dict) | int }}{{ else }}0{{ end }}
 {{- end }}
 
 {{/* Not empty when a container, "watch" or "trust", asks the API server. */}}
@@ -54,7 +54,7 @@ app.kubernetes.io/name: nodestead
 
 {{/* The agent's configuration file. */}}
 {{- define "nodestead.config" -}}
-{{- $config := deepCopy .Values.config }}
+{{- $config := deepCopy (.Values.config | default dict) }}
 {{- /* YAML 1.1, which Helm reads, takes a bare off for false. */}}
 {{- $switches := list "kubernetes.events" "names.workloads.cri" "names.workloads.proc" "trust.store" "trust.certs_d"
       "trust.runtimes.docker.enabled" "trust.runtimes.containerd.enabled" "trust.runtimes.crio.enabled" }}
