@@ -65,7 +65,7 @@ func (c *cluster) uninstall() {
 		return strings.Join(strings.Fields(c.kubectl("api-resources", "--verbs=list", "--output=name", "--namespaced="+namespaced)), ",")
 	}
 	c.until(func() error { // the pods go a moment later
-		for _, l := range strings.Fields(c.kubectl("get", kinds("true"), "--namespace="+agentNamespace, "--output=name", "--ignore-not-found")) {
+		for l := range strings.FieldsSeq(c.kubectl("get", kinds("true"), "--namespace="+agentNamespace, "--output=name", "--ignore-not-found")) {
 			// What each namespace has, what the cluster notes of each pod, and the
 			// CA, which is not the chart's.
 			if !strings.HasPrefix(l, "event") && !slices.Contains([]string{"configmap/kube-root-ca.crt", "serviceaccount/default", "secret/ca"}, l) {
@@ -74,7 +74,7 @@ func (c *cluster) uninstall() {
 		}
 		return nil
 	})
-	for _, l := range strings.Fields(c.kubectl("get", kinds("false"), "--output=name", "--ignore-not-found")) {
+	for l := range strings.FieldsSeq(c.kubectl("get", kinds("false"), "--output=name", "--ignore-not-found")) {
 		if strings.Contains(l, "nodestead") && l != "namespace/"+agentNamespace {
 			t.Errorf("helm uninstall leaves %s", l)
 		}
