@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -59,8 +58,10 @@ spec:
   - {name: job, image: "` + ResolversImage + `", imagePullPolicy: Never}
 `
 
-// TestKubernetes proves that a cluster is one: what it runs, translates, resolves,
-// mounts and pulls, it does as any cluster does, with nothing of it on the machine.
+// TestKubernetes proves that a cluster is one: what it runs, resolves, mounts and
+// pulls, it does as any cluster does, with nothing of it on the machine. How it
+// translates, in both modes, and that helm installs there, is proven with the agent, in
+// e2e.
 func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	l := ForTest(t)
@@ -77,23 +78,9 @@ func TestKubernetes(t *testing.T) {
 	apply(t, k, runner, "pod/runner")
 
 	t.Run("names", func(t *testing.T) { kubeNames(t, k) })
-	t.Run("rules", func(t *testing.T) {
-		// Each backend has its rule, all but the last one a probability.
-		rules := runInBox(t, b, "iptables-save", "-t", "nat")
-		for _, want := range []string{
-			`-A KUBE-SERVICES -d 10\.96\.0\.10/32 .*--dport 53 .*-j KUBE-SVC-`,
-			`-A KUBE-SVC-\w+ .*kube-system/kube-dns:dns .*--mode random --probability 0\.5\d* -j KUBE-SEP-`,
-			`-A KUBE-SEP-\w+ .*-p udp .*-j DNAT --to-destination 10\.244\.7\.\d+:53`,
-		} {
-			if !regexp.MustCompile(want).MatchString(rules) {
-				t.Errorf("no rule %s in\n%s", want, rules)
-			}
-		}
-	})
 	t.Run("deployment", func(t *testing.T) { kubeDeployment(t, k) })
 	t.Run("secret", func(t *testing.T) { kubeSecret(t, b, k) })
 	t.Run("errors", func(t *testing.T) { kubeErrors(t, k) })
-	t.Run("helm", func(t *testing.T) { kubeHelm(t, l, k) })
 	t.Run("pull", func(t *testing.T) { kubePull(t, b, k, ca, registry, image) })
 
 	for _, u := range kubeUnits(ProxyIPTables) {
@@ -107,28 +94,6 @@ func TestKubernetes(t *testing.T) {
 	left(t, l, inside)
 	if diff := cmp.Diff(machine, tunables(t)); diff != "" {
 		t.Errorf("the machine was changed (-before +after):\n%s", diff)
-	}
-}
-
-// TestKubernetesNFTables proves the same of kube-proxy's other mode.
-func TestKubernetesNFTables(t *testing.T) {
-	t.Parallel()
-	l := ForTest(t)
-	b, k := kubeTest(t, l, KubernetesConfig{ProxyMode: ProxyNFTables, DNS: "log"})
-	apply(t, k, runner, "pod/runner")
-	kubeNames(t, k)
-	rules := runInBox(t, b, "nft", "list", "table", "ip", "kube-proxy")
-	for _, want := range []string{
-		`10\.96\.0\.10 \. udp \. 53 (comment "[^"]*" )?: goto service-\w+-kube-system/kube-dns/udp/dns`,
-		`numgen random mod 2 vmap \{`,
-		`meta l4proto udp dnat to 10\.244\.7\.\d+:53`,
-	} {
-		if !regexp.MustCompile(want).MatchString(rules) {
-			t.Errorf("no rule %s in\n%s", want, rules)
-		}
-	}
-	if rules := runInBox(t, b, "iptables-save", "-t", "nat"); strings.Contains(rules, "KUBE-SERVICES") {
-		t.Errorf("there are rules of iptables as well:\n%s", rules)
 	}
 }
 

@@ -106,34 +106,3 @@ func kubeErrors(t *testing.T, k *Kubernetes) {
 		t.Errorf("in a pod that is not there: %v", err)
 	}
 }
-
-// kubeHelm installs a chart by both versions of helm, and takes it away again.
-func kubeHelm(t *testing.T, l *Lab, k *Kubernetes) {
-	t.Helper()
-	for path, content := range map[string]string{
-		"Chart.yaml": "apiVersion: v2\nname: small\nversion: 1.0.0\nkubeVersion: \">=1.25.0\"\n",
-		"templates/map.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: \"{{ .Release.Name }}\"}\n" +
-			"data: {version: \"{{ .Capabilities.KubeVersion.Version }}\", value: \"{{ .Values.value }}\"}\n",
-	} {
-		if err := writeFile(l.Dir(), "chart/"+path, content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for version := range helmModules {
-		helm := func(args ...string) {
-			t.Helper()
-			if out, err := k.Helm(t.Context(), version, args...); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-		}
-		release := "small" + version
-		helm("install", release, filepath.Join(l.Dir(), "chart"), "--set=value=one")
-		if got := kubectl(t, k, "get", "configmap", release, "--output=jsonpath={.data.version} {.data.value}"); got != "v1.34.2 one" {
-			t.Errorf("helm %s installed %q", version, got)
-		}
-		helm("uninstall", release)
-		if got := kubectl(t, k, "get", "configmap", release, "--ignore-not-found"); got != "" {
-			t.Errorf("helm %s left %s", version, got)
-		}
-	}
-}
