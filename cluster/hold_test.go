@@ -120,6 +120,21 @@ func TestHoldAndRelease(t *testing.T) {
 	})
 }
 
+// TestSlotSaysHowLong: the time before the first look is waited, too.
+func TestSlotSaysHowLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, log := agentOf(t)
+		s.pace.first = time.Hour
+		begin := time.Now()
+		if _, err := s.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if want := "waited=" + time.Since(begin).Round(time.Second).String(); !strings.Contains(log.String(), want) {
+			t.Errorf("it does not say %s:\n%s", want, log)
+		}
+	})
+}
+
 // TestHoldLeft: an agent that is told to stop leaves the slot taken, because
 // systemd may still be at it.
 func TestHoldLeft(t *testing.T) {

@@ -101,7 +101,7 @@ func (s *Slots) acquire(ctx context.Context) (*hold, error) {
 	s.mu.Unlock()
 	w := waiting{
 		slots: s, me: s.cfg.Node + "_" + rand.Text()[:10],
-		slot: mathrand.N(s.cfg.Slots), sights: make([]sight, s.cfg.Slots),
+		slot: mathrand.N(s.cfg.Slots), sights: make([]sight, s.cfg.Slots), began: s.now(),
 	}
 	pause := s.pace.begin()
 	for {
@@ -150,9 +150,6 @@ type waiting struct {
 // it is somebody else's.
 func (w *waiting) look(ctx context.Context) (*hold, error) {
 	s := w.slots
-	if w.began.IsZero() {
-		w.began = s.now()
-	}
 	if err := w.place(ctx); err != nil {
 		return nil, err
 	}
