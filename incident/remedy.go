@@ -17,7 +17,7 @@ const (
 		"or find what fills the table: conntrack -L | awk '{print $1, $5}' | sort | uniq -c | sort -n | tail"
 	chainRemedy   = "raise net.netfilter.nf_conntrack_buckets"
 	droppedRemedy = "look for what drops packets on this node: NetworkPolicies (is UDP and TCP port 53 to the DNS servers allowed?), nft list ruleset, routes (ip route get), " +
-		"rp_filter, and the drop counters of nstat -az and ip -s link"
+		"rp_filter, and the drop counters of nstat -az and ip -s link; or kube-proxy still leads to a DNS pod of this node that is gone: see kubectl -n kube-system get endpointslices"
 	staleRemedy = "see whether that address still belongs to a ready DNS pod (kubectl -n kube-system get endpointslices); if not, kube-proxy has not followed: restart it on this node, " +
 		"and delete what is left with conntrack -D -p udp --orig-port-dst 53"
 	noEndpointsRemedy = "nothing is behind that address: see whether the DNS Service has ready endpoints (kubectl -n kube-system get endpointslices, get pods), or whether a rule rejects it"
