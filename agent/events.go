@@ -73,7 +73,7 @@ func incidentMessage(in incident.Incident) string {
 }
 
 // trustFindings is what to tell about a pass: the states that began with it, one
-// finding for each cause, and the restarts that it made.
+// finding for each cause and daemon, and the restarts that it made.
 func trustFindings(before, now certsync.Status) []cluster.Finding {
 	old, current := states(before), states(now)
 	var begun []news
@@ -85,9 +85,9 @@ func trustFindings(before, now certsync.Status) []cluster.Finding {
 	begun = append(begun, restarts(before, now)...)
 	var all []cluster.Finding
 	for _, s := range begun {
-		at := slices.IndexFunc(all, func(f cluster.Finding) bool { return f.Cause == s.cause })
+		at := slices.IndexFunc(all, func(f cluster.Finding) bool { return f.Cause == s.cause && f.Subject == s.runtime })
 		if at < 0 {
-			all = append(all, cluster.Finding{Cause: s.cause, Message: s.message, Warning: s.warning, Count: s.count})
+			all = append(all, cluster.Finding{Cause: s.cause, Subject: s.runtime, Message: s.message, Warning: s.warning, Count: s.count})
 			continue
 		}
 		all[at].Message += "; " + s.message
@@ -98,35 +98,35 @@ func trustFindings(before, now certsync.Status) []cluster.Finding {
 
 // news is something about trust that an operator wants to know.
 type news struct {
-	cause, message string
-	warning        bool
-	count          uint64
+	cause, runtime, message string // runtime: the daemon that it is about, if it is about one
+	warning                 bool
+	count                   uint64
 }
 
 // states are what lasts from pass to pass, by what it is about. Details are no
 // part of that, because they change where nothing else does.
 func states(s certsync.Status) map[string]news {
 	all := make(map[string]news)
-	begin := func(cause, about, message string, warning bool) {
-		key := cause + " " + about
+	begin := func(cause, runtime, about, message string, warning bool) {
+		key := cause + " " + runtime + " " + about
 		if _, ok := all[key]; !ok {
-			all[key] = news{cause, message, warning, 1}
+			all[key] = news{cause, runtime, message, warning, 1}
 		}
 	}
 	for _, b := range s.Broken {
-		begin("ca_source_broken", b.Source+" "+string(b.Reason), "source "+b.Source+" is broken, what it gave last stays: "+string(b.Reason)+": "+b.Detail, true)
+		begin("ca_source_broken", "", b.Source+" "+string(b.Reason), "source "+b.Source+" is broken, what it gave last stays: "+string(b.Reason)+": "+b.Detail, true)
 	}
 	for _, r := range s.Refused {
-		begin("ca_refused", r.Source+" "+string(r.Reason), "refused as a trust anchor: "+r.Source+": "+string(r.Reason)+": "+r.Detail, true)
+		begin("ca_refused", "", r.Source+" "+string(r.Reason), "refused as a trust anchor: "+r.Source+": "+string(r.Reason)+": "+r.Detail, true)
 	}
 	for _, r := range s.Runtimes {
 		name, d := string(r.Name), r.Decision
 		if d.Action == daemon.Pending {
-			begin("restart_pending_"+d.Reason, name, "restart of "+name+" is pending: "+d.Reason+": "+d.Detail+". Remedy: "+d.Remedy, !waits(d))
+			begin("restart_pending_"+d.Reason, name, "", "restart of "+name+" is pending: "+d.Reason+": "+d.Detail+". Remedy: "+d.Remedy, !waits(d))
 		}
 		for _, a := range r.Answers {
 			if a.Verdict == daemon.Untrusted {
-				begin("registry_untrusted", name+" "+a.Registry, name+" does not trust "+a.Registry+": "+a.Text+remedy(d), true)
+				begin("registry_untrusted", name, a.Registry, name+" does not trust "+a.Registry+": "+a.Text+remedy(d), true)
 			}
 		}
 	}
@@ -162,7 +162,7 @@ func restarts(before, now certsync.Status) []news {
 			if n <= 0 {
 				continue
 			}
-			s := news{"runtime_restarted", name + " was restarted, so that it trusts the private CA (" + result + ")", false, uint64(n)}
+			s := news{"runtime_restarted", name, name + " was restarted, so that it trusts the private CA (" + result + ")", false, uint64(n)}
 			switch result {
 			case daemon.DidNotHelp:
 				s.cause, s.warning = "restart_did_not_help", true

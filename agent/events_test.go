@@ -69,26 +69,27 @@ func TestTrustFindings(t *testing.T) {
 		{"the same sources", sources, sources, none},
 		{"sources that are whole again", sources, certsync.Status{}, none},
 		{"pending", certsync.Status{}, runtimes(pending(daemon.Containerd, "no_live_restore", "A"), pending(daemon.Docker, "no_live_restore", "B")), []cluster.Finding{
-			{Cause: "restart_pending_no_live_restore", Message: "restart of containerd is pending: no_live_restore: A. Remedy: R; restart of docker is pending: no_live_restore: B. Remedy: R", Warning: true, Count: 2},
+			{Cause: "restart_pending_no_live_restore", Subject: "containerd", Message: "restart of containerd is pending: no_live_restore: A. Remedy: R", Warning: true, Count: 1},
+			{Cause: "restart_pending_no_live_restore", Subject: "docker", Message: "restart of docker is pending: no_live_restore: B. Remedy: R", Warning: true, Count: 1},
 		}},
 		{"a detail changes", runtimes(pending(daemon.Docker, certsync.WaitingForSlot, "holder a")), runtimes(pending(daemon.Docker, certsync.WaitingForSlot, "holder b")), none},
 		{"the reason changes", runtimes(pending(daemon.Docker, certsync.WaitingForSlot, "holder a")), runtimes(pending(daemon.Docker, certsync.OutsideWindow, "soon")), []cluster.Finding{
-			{Cause: "restart_pending_outside_window", Message: "restart of docker is pending: outside_window: soon. Remedy: R", Count: 1},
+			{Cause: "restart_pending_outside_window", Subject: "docker", Message: "restart of docker is pending: outside_window: soon. Remedy: R", Count: 1},
 		}},
 		{"a registry", certsync.Status{}, asked(daemon.Leave), []cluster.Finding{
-			{Cause: "registry_untrusted", Message: "docker does not trust r:1: x509. Remedy: the right CA", Warning: true, Count: 1},
+			{Cause: "registry_untrusted", Subject: "docker", Message: "docker does not trust r:1: x509. Remedy: the right CA", Warning: true, Count: 1},
 		}},
 		{"the same registry, another decision", asked(daemon.Leave), asked(daemon.Restart), none},
 		{"helped, in the first pass", certsync.Status{}, restarted(map[string]int{daemon.Helped: 1, daemon.Failed: 0}, daemon.Decision{}), []cluster.Finding{
-			{Cause: "runtime_restarted", Message: "docker was restarted, so that it trusts the private CA (helped)", Count: 1},
+			{Cause: "runtime_restarted", Subject: "docker", Message: "docker was restarted, so that it trusts the private CA (helped)", Count: 1},
 		}},
 		{"the same count", restarted(map[string]int{daemon.Helped: 1}, daemon.Decision{}), restarted(map[string]int{daemon.Helped: 1}, daemon.Decision{}), none},
 		{"did not help", restarted(map[string]int{daemon.DidNotHelp: 1}, daemon.Decision{}), restarted(map[string]int{daemon.DidNotHelp: 2}, daemon.Decision{Action: daemon.Leave, Remedy: "R"}), []cluster.Finding{
-			{Cause: "restart_did_not_help", Message: "docker was restarted, and does not trust what is installed: it is not restarted again for these certificates. Remedy: R", Warning: true, Count: 1},
+			{Cause: "restart_did_not_help", Subject: "docker", Message: "docker was restarted, and does not trust what is installed: it is not restarted again for these certificates. Remedy: R", Warning: true, Count: 1},
 		}},
 		{"failed", certsync.Status{}, restarted(map[string]int{daemon.Failed: 1}, daemon.Decision{Action: daemon.Pending, Reason: "restart_failed", Detail: "D", Remedy: "R"}), []cluster.Finding{
-			{Cause: "restart_pending_restart_failed", Message: "restart of docker is pending: restart_failed: D. Remedy: R", Warning: true, Count: 1},
-			{Cause: "restart_failed", Message: "docker was restarted, and is not healthy. Remedy: R", Warning: true, Count: 1},
+			{Cause: "restart_pending_restart_failed", Subject: "docker", Message: "restart of docker is pending: restart_failed: D. Remedy: R", Warning: true, Count: 1},
+			{Cause: "restart_failed", Subject: "docker", Message: "docker was restarted, and is not healthy. Remedy: R", Warning: true, Count: 1},
 		}},
 	} {
 		if diff := cmp.Diff(tt.want, trustFindings(tt.before, tt.now)); diff != "" {

@@ -35,9 +35,11 @@ type About struct{ Namespace, Name, UID string }
 
 // eventName is a name that is the same when a request is sent once more, so that
 // one that was carried out without our knowledge makes no second Event.
-func eventName(about About, node, cause string, first time.Time) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{about.Namespace, about.Name, about.UID, node, cause, first.UTC().Format(time.RFC3339Nano)}, "\x00")))
-	name := about.Name
+func eventName(key eventKey, node string, first time.Time) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{
+		key.Namespace, key.Name, key.UID, node, key.cause, key.subject, first.UTC().Format(time.RFC3339Nano),
+	}, "\x00")))
+	name := key.Name
 	if len(name) > 200 { // of 253
 		name = strings.TrimRight(name[:200], ".-")
 	}

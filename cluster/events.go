@@ -17,6 +17,9 @@ type EventAPI interface {
 type Finding struct {
 	// Cause is a word such as orphaned_answer.
 	Cause string
+	// Subject tells findings of one object and cause apart, such as those about
+	// two daemons of a node. It is not shown.
+	Subject string
 	// Message is one line: what happened, and what to do.
 	Message string
 	// Warning is false for what is no trouble.

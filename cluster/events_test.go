@@ -140,6 +140,19 @@ func TestEventsAreAggregated(t *testing.T) {
 	})
 }
 
+// TestEventsOfSubjects: two daemons of a node have an Event each.
+func TestEventsOfSubjects(t *testing.T) {
+	posting(t, nil, func(t *testing.T, e *Events, b *board, _ *bytes.Buffer) {
+		for _, daemon := range []string{"containerd", "docker", "docker"} {
+			e.Node(Finding{Cause: "runtime_restarted", Subject: daemon, Message: daemon + " was restarted"})
+		}
+		synctest.Wait()
+		if got := len(b.requests()); got != 2 {
+			t.Errorf("%d requests, want one for each daemon", got)
+		}
+	})
+}
+
 // TestEventsAreLimited: a burst, and then one at a time; nobody waits, and what
 // does not fit is counted.
 func TestEventsAreLimited(t *testing.T) {
@@ -345,10 +358,10 @@ func TestEventText(t *testing.T) {
 	now := time.Now()
 	names := map[string]bool{}
 	for _, about := range []About{{"ci", "a", "1"}, {"ci", "a", "2"}, {"cd", "a", "1"}, {"", "a", "1"}, {"ci", strings.Repeat("a.", 126) + "a", "1"}} {
-		for _, cause := range []string{"x", "y"} {
+		for _, of := range [][2]string{{"x", ""}, {"y", ""}, {"x", "y"}} {
 			for _, node := range []string{"n", "m"} {
 				for _, at := range []time.Time{now, now.Add(1)} {
-					name := eventName(about, node, cause, at)
+					name := eventName(eventKey{about, of[0], of[1]}, node, at)
 					if names[name] || len(name) > 253 || strings.Contains(name, "..") {
 						t.Errorf("the name %s", name)
 					}

@@ -156,7 +156,7 @@ func (k *kube) events(t *testing.T) {
 	}
 	// What the ledger would do ten minutes later, and when the answer was lost.
 	e.mu.Lock()
-	event := e.ledger.entries[eventKey{About{"default", "runner", uid}, "orphaned_answer"}].event
+	event := e.ledger.entries[eventKey{About{"default", "runner", uid}, "orphaned_answer", ""}].event
 	e.mu.Unlock()
 	event.Count, event.Message, event.Last = 41, "lookups were lost", time.Now()
 	if err := c.RaiseEvent(ctx, event); err != nil {

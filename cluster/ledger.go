@@ -24,7 +24,7 @@ const (
 // eventKey is what is told apart.
 type eventKey struct {
 	About
-	cause string
+	cause, subject string
 }
 
 // entry is what is known of one object and cause.
@@ -51,7 +51,7 @@ func newLedger(node string) *ledger {
 
 // note takes what happened to an object.
 func (l *ledger) note(now time.Time, about About, f Finding) {
-	key := eventKey{about, f.Cause}
+	key := eventKey{about, f.Cause, f.Subject}
 	e := l.entries[key]
 	if e == nil {
 		if len(l.entries) >= eventKeys {
@@ -68,7 +68,7 @@ func (l *ledger) note(now time.Time, about About, f Finding) {
 
 // open gives an entry a new Event.
 func (l *ledger) open(e *entry, key eventKey, now time.Time) {
-	e.event.Name = eventName(key.About, l.node, key.cause, now)
+	e.event.Name = eventName(key, l.node, now)
 	e.event.About, e.event.Reason, e.event.Node = key.About, reason(key.cause), l.node
 	e.event.First, e.event.Last, e.made = now, now, false
 }

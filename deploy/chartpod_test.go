@@ -140,13 +140,9 @@ func (o objects) volumeProblems() (problems []string) {
 			if m.ReadOnly == (isHost && c.Name == "trust") || m.SubPath != "" || (v.HostPath != nil) != isHost {
 				bad("container %s: %+v of %+v", c.Name, m, v)
 			}
-			if isHost && v.HostPath.Path != "/" {
+			// Without propagation a container keeps what the node has unmounted.
+			if isHost && (v.HostPath.Path != "/" || *m.MountPropagation != corev1.MountPropagationHostToContainer) {
 				bad("container %s: %+v of %+v", c.Name, m, v)
-			}
-			// What is mounted on the node later is no business of watch, and without
-			// propagation all of it can be read-only.
-			if propagates := m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationHostToContainer; propagates != (isHost && c.Name == "trust") {
-				bad("container %s: propagation of %+v", c.Name, m)
 			}
 		}
 		slices.Sort(want)

@@ -70,10 +70,6 @@ func TestChartValues(t *testing.T) {
 			}, [][]corev1.Capability{{"NET_ADMIN", "NET_RAW", "SYS_PTRACE"}, {"SYS_PTRACE", "SYS_CHROOT"}}},
 		{"no processes", "{config: {names: {workloads: {proc: off}}}}", "",
 			func(o objects) any { return container(o, "watch").SecurityContext.Capabilities.Add }, []corev1.Capability{"NET_ADMIN", "NET_RAW"}},
-		{"read-only to the last mount", "{}", "",
-			func(o objects) any { return hostOfWatch(o).RecursiveReadOnly }, new(corev1.RecursiveReadOnlyIfPossible)},
-		{"read-only before Kubernetes 1.31", "{}", "1.30.4",
-			func(o objects) any { return hostOfWatch(o).RecursiveReadOnly }, (*corev1.RecursiveReadOnlyMode)(nil)},
 		{"an address for itself", "{config: {http: {watch: '127.0.0.1:80', trust: '[::1]:81'}}, podMonitor: {enabled: true}}", "",
 			func(o objects) any {
 				return []string{container(o, "watch").ReadinessProbe.HTTPGet.Host, container(o, "trust").LivenessProbe.HTTPGet.Host}
@@ -120,13 +116,6 @@ func TestChartValues(t *testing.T) {
 			}
 		})
 	}
-}
-
-// hostOfWatch is how watch has the node's files.
-func hostOfWatch(o objects) corev1.VolumeMount {
-	watch, _ := o.container("watch")
-	i := slices.IndexFunc(watch.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/host" })
-	return watch.VolumeMounts[i]
 }
 
 // schemes are how the kubelet asks watch, and Prometheus both.
