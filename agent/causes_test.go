@@ -63,7 +63,9 @@ func TestCauses(t *testing.T) {
 	silent, _ := a.service("10.96.0.12", lab.Random, 2, warm, lab.Rule{Name: asked, Drop: true}, normal)
 	healthy, healthyServers := a.service("10.96.0.13", lab.Random, 1, normal)
 	failing, _ := a.service("10.96.0.14", lab.Random, 1, warm,
-		lab.Rule{Name: asked, Rcode: dns.RcodeServerFailure}, lab.Rule{Name: "refused.test.", Rcode: dns.RcodeRefused})
+		lab.Rule{Name: asked, Rcode: dns.RcodeServerFailure},
+		// After a while, so that a call is not taken for a retry of the one before where both have one id by chance.
+		lab.Rule{Name: "refused.test.", Rcode: dns.RcodeRefused, Delay: 10 * time.Millisecond})
 	mixed, _ := a.service("10.96.0.15", lab.Random, 1, warm,
 		lab.Rule{Name: asked, Type: dns.TypeAAAA, Rcode: dns.RcodeNameError},
 		lab.Rule{Name: "fails.example.de.", Type: dns.TypeAAAA, Rcode: dns.RcodeServerFailure}, normal)
