@@ -224,3 +224,32 @@ func TestEnterOnce(t *testing.T) {
 	}
 	g.expect("enter leave enter")
 }
+
+// TestAgain: a pass is made when the first of what is shut may be open, and the
+// next pass does not hold to that.
+func TestAgain(t *testing.T) {
+	s, err := New(Config{HostRoot: t.TempDir(), Interval: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	docker := newRuntime(daemon.Config{Name: daemon.Docker})
+	for _, again := range []time.Duration{20 * time.Minute, 10 * time.Minute, 0, 30 * time.Minute} {
+		s.gate = shutGate{again: again}
+		s.enter(docker)
+	}
+	if want := 10 * time.Minute; s.again != want {
+		t.Errorf("the next pass is due in %v, want %v", s.again, want)
+	}
+	if _, err := s.Once(t.Context()); err != nil || s.again != 0 {
+		t.Errorf("after a pass that restarts nothing: %v, %v", s.again, err)
+	}
+}
+
+// shutGate is a gate that may be open again.
+type shutGate struct {
+	openGate
+	again time.Duration
+}
+
+func (g shutGate) Enter() (func(), Shut) { return nil, Shut{Reason: OutsideWindow, Again: g.again} }
