@@ -42,8 +42,9 @@ func (openGate) Ready() <-chan struct{} { return nil }
 
 // held is the permission that a restart of ours has.
 type held struct {
-	by    *runtime // nil: none is held
-	leave func()
+	by     *runtime // nil: none is held
+	docker bool     // docker runs, and is restarted with it
+	leave  func()
 }
 
 // enter asks for a restart's permission. What it gives is kept until giveBack.
@@ -57,7 +58,8 @@ func (s *Syncer) enter(rt *runtime) Shut {
 	}
 	leave, shut := s.gate.Enter()
 	if shut.Reason == "" && leave != nil {
-		s.held = held{rt, leave}
+		docker := s.runtimes[daemon.Docker]
+		s.held = held{rt, rt.facts.StopsDocker && docker != nil && docker.well(), leave}
 	}
 	if shut.Again > 0 && (s.again == 0 || shut.Again < s.again) {
 		s.again = shut.Again
@@ -74,21 +76,22 @@ func (shut Shut) pending(d daemon.Decision) daemon.Decision {
 // nothing unhealthy. Until then it stays ours: what was bad for this node must
 // not go on to the next.
 func (s *Syncer) giveBack() {
-	if s.held.by == nil || !s.recovered(s.held.by) {
+	if s.held.by == nil || !s.recovered() {
 		return
 	}
 	s.drop()
 }
 
-// recovered tells whether a daemon that was restarted, and docker if it was
-// restarted with it, runs as it should, or is no more on this node.
-func (s *Syncer) recovered(rt *runtime) bool {
+// recovered tells whether the daemon that was restarted, and docker if it was
+// restarted with it, runs as it should, or is no more on this node. A docker that
+// somebody had stopped before is nobody's to wait for.
+func (s *Syncer) recovered() bool {
+	rt := s.held.by
 	st := s.state.Runtimes[rt.cfg.Name]
 	if st.Intent != nil || !rt.well() {
 		return false
 	}
-	docker := s.runtimes[daemon.Docker]
-	return st.History.Outcome != daemon.Failed || !rt.facts.StopsDocker || docker == nil || docker.well()
+	return st.History.Outcome != daemon.Failed || !s.held.docker || s.runtimes[daemon.Docker].well()
 }
 
 func (rt *runtime) well() bool {

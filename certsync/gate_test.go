@@ -2,6 +2,7 @@ package certsync
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodestead/nodestead/certsync/daemon"
+	"github.com/nodestead/nodestead/certsync/host"
 )
 
 // fileGate is the gate of an agent in a child: open when its directory has a file
@@ -112,49 +114,94 @@ func (g gate) expect(want string) {
 
 func (g gate) used(sp *spec) { sp.Gate = g.dir }
 
+// countGate is an open gate that counts what was given back.
+type countGate struct {
+	openGate
+	left int
+}
+
+func (g *countGate) Enter() (func(), Shut) { return func() { g.left++ }, Shut{} }
+
 // TestGiveBack: a permission is given back when the restart is concluded and has
-// left nothing unhealthy.
+// left nothing unhealthy. Docker is restarted with containerd here.
 func TestGiveBack(t *testing.T) {
+	type change func(containerd, docker *runtime, st *runtimeState)
+	dockerIll := func(_, docker *runtime, _ *runtimeState) { docker.facts.Healthy = false }
+	failed := func(_, _ *runtime, st *runtimeState) { st.History.Outcome = daemon.Failed }
+	both := func(a, b change) change {
+		return func(containerd, docker *runtime, st *runtimeState) {
+			a(containerd, docker, st)
+			b(containerd, docker, st)
+		}
+	}
+	nothing := func(_, _ *runtime, _ *runtimeState) {}
 	for _, tt := range []struct {
-		name string
-		kept bool
-		of   daemon.Name
-		is   func(containerd, docker *runtime, st *runtimeState)
+		name          string
+		kept          bool
+		of            daemon.Name
+		before, after change
 	}{
-		{"healthy", false, daemon.Docker, func(_, _ *runtime, _ *runtimeState) {}},
-		{"healthy, and it failed: systemd refused", false, daemon.Docker, func(_, _ *runtime, st *runtimeState) { st.History.Outcome = daemon.Failed }},
-		{"not concluded", true, daemon.Docker, func(_, _ *runtime, st *runtimeState) { st.Intent = &intent{} }},
-		{"not healthy", true, daemon.Docker, func(_, docker *runtime, _ *runtimeState) { docker.facts.Healthy = false }},
-		{"nobody knows", true, daemon.Docker, func(_, docker *runtime, _ *runtimeState) { docker.err = errors.New("no connection") }},
-		{"gone", false, daemon.Docker, func(_, docker *runtime, _ *runtimeState) { docker.facts = daemon.Facts{} }},
-		{"another is not healthy", false, daemon.Containerd, func(_, docker *runtime, _ *runtimeState) { docker.facts.Healthy = false }},
-		{"took docker down", true, daemon.Containerd, func(containerd, docker *runtime, st *runtimeState) {
-			containerd.facts.StopsDocker, docker.facts.Healthy, st.History.Outcome = true, false, daemon.Failed
-		}},
-		{"took docker down, and it is back", false, daemon.Containerd, func(containerd, _ *runtime, st *runtimeState) {
-			containerd.facts.StopsDocker, st.History.Outcome = true, daemon.Failed
-		}},
+		{"healthy", false, daemon.Docker, nothing, nothing},
+		{"healthy, and it failed: systemd refused", false, daemon.Docker, nothing, failed},
+		{"not concluded", true, daemon.Docker, nothing, func(_, _ *runtime, st *runtimeState) { st.Intent = &intent{} }},
+		{"not healthy", true, daemon.Docker, nothing, dockerIll},
+		{"nobody knows", true, daemon.Docker, nothing, func(_, docker *runtime, _ *runtimeState) { docker.err = errors.New("no connection") }},
+		{"gone", false, daemon.Docker, nothing, func(_, docker *runtime, _ *runtimeState) { docker.facts = daemon.Facts{} }},
+		{"docker is ill, and it was not this restart", false, daemon.Containerd, nothing, dockerIll},
+		{"took docker down", true, daemon.Containerd, nothing, both(failed, dockerIll)},
+		{"took docker down, and it is back", false, daemon.Containerd, nothing, failed},
+		{"docker was stopped before, by somebody else", false, daemon.Containerd, dockerIll, failed},
+		{"docker does not depend on it", false, daemon.Containerd,
+			func(containerd, _ *runtime, _ *runtimeState) { containerd.facts.StopsDocker = false }, both(failed, dockerIll)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			rt := func(name daemon.Name) *runtime {
-				return &runtime{cfg: daemon.Config{Name: name}, facts: daemon.Facts{Present: true, Healthy: true}}
-			}
-			s := &Syncer{state: newState(), runtimes: map[daemon.Name]*runtime{daemon.Docker: rt(daemon.Docker), daemon.Containerd: rt(daemon.Containerd)}}
+			containerd := &runtime{cfg: daemon.Config{Name: daemon.Containerd}, facts: daemon.Facts{Present: true, Healthy: true, StopsDocker: true}}
+			docker := &runtime{cfg: daemon.Config{Name: daemon.Docker}, facts: daemon.Facts{Present: true, Healthy: true}}
+			var g countGate
+			s := &Syncer{state: newState(), gate: &g, runtimes: map[daemon.Name]*runtime{daemon.Docker: docker, daemon.Containerd: containerd}}
 			var st runtimeState
-			tt.is(s.runtimes[daemon.Containerd], s.runtimes[daemon.Docker], &st)
+			tt.before(containerd, docker, &st)
+			if shut := s.enter(s.runtimes[tt.of]); shut.Reason != "" {
+				t.Fatalf("shut: %+v", shut)
+			}
+			tt.after(containerd, docker, &st)
 			s.state.Runtimes[tt.of] = st
-			left := 0
-			s.held = held{s.runtimes[tt.of], func() { left++ }}
 			s.giveBack()
 			s.giveBack()
-			if kept := left == 0; kept != tt.kept || left > 1 {
-				t.Errorf("given back %d times, want kept: %v", left, tt.kept)
+			if kept := g.left == 0; kept != tt.kept || g.left > 1 {
+				t.Errorf("given back %d times, want kept: %v", g.left, tt.kept)
 			}
 			s.drop()
-			if left != 1 {
-				t.Errorf("at the end it was given back %d times", left)
+			if g.left != 1 {
+				t.Errorf("at the end it was given back %d times", g.left)
 			}
 		})
+	}
+}
+
+// TestNotMade: a restart that was not made after all, because somebody had stopped
+// the daemon meanwhile, keeps no other node waiting.
+func TestNotMade(t *testing.T) {
+	h, err := host.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	docker := &runtime{cfg: daemon.Config{Name: daemon.Docker, Unit: "docker.service"}, facts: daemon.Facts{Present: true, Healthy: true}}
+	var g countGate
+	s := &Syncer{
+		host: h, now: time.Now, log: slog.New(slog.DiscardHandler), state: newState(), gate: &g,
+		runtimes: map[daemon.Name]*runtime{daemon.Docker: docker},
+	}
+	if shut := s.enter(docker); shut.Reason != "" {
+		t.Fatalf("shut: %+v", shut)
+	}
+	docker.facts.Healthy = false // which the last look before the restart finds
+	var status Status
+	s.restart(t.Context(), docker, work{}, &status)
+	s.giveBack()
+	if g.left != 1 || len(status.Errs) > 0 || s.state.Runtimes[daemon.Docker].Intent != nil {
+		t.Errorf("given back %d times; %v; %+v", g.left, status.Errs, s.state.Runtimes)
 	}
 }
 
@@ -177,3 +224,32 @@ func TestEnterOnce(t *testing.T) {
 	}
 	g.expect("enter leave enter")
 }
+
+// TestAgain: a pass is made when the first of what is shut may be open, and the
+// next pass does not hold to that.
+func TestAgain(t *testing.T) {
+	s, err := New(Config{HostRoot: t.TempDir(), Interval: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	docker := newRuntime(daemon.Config{Name: daemon.Docker})
+	for _, again := range []time.Duration{20 * time.Minute, 10 * time.Minute, 0, 30 * time.Minute} {
+		s.gate = shutGate{again: again}
+		s.enter(docker)
+	}
+	if want := 10 * time.Minute; s.again != want {
+		t.Errorf("the next pass is due in %v, want %v", s.again, want)
+	}
+	if _, err := s.Once(t.Context()); err != nil || s.again != 0 {
+		t.Errorf("after a pass that restarts nothing: %v, %v", s.again, err)
+	}
+}
+
+// shutGate is a gate that may be open again.
+type shutGate struct {
+	openGate
+	again time.Duration
+}
+
+func (g shutGate) Enter() (func(), Shut) { return nil, Shut{Reason: OutsideWindow, Again: g.again} }

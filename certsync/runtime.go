@@ -292,6 +292,7 @@ func (s *Syncer) restart(ctx context.Context, rt *runtime, w work, status *Statu
 	}
 	rt.facts, rt.looked = facts, s.now()
 	if errors.Is(err, daemon.ErrNotSafe) {
+		s.drop() // nothing was done: what ails it is not ours, and other nodes need not wait for it
 		st.Intent = nil
 		s.state.Runtimes[name] = st
 		s.log.Info("the daemon was not restarted after all", "runtime", string(name), "err", err)

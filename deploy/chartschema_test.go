@@ -113,6 +113,7 @@ func TestChartRefuses(t *testing.T) {
 		{"{trust: {caSecret: {name: ''}}}", "trust has no source"},
 		{"{config: {http: {trust: ':9853'}}}", "have the same port"},
 		{"{webConfig: {probes: HTTPS}}", "there is none"},
+		{"{updateStrategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}}", "updateStrategy.rollingUpdate.maxSurge"},
 		{"{wach: {enabled: false}}", "additional properties 'wach' not allowed"},
 		{"{watch: {enable: false}}", "additional properties 'enable' not allowed"},
 		{"{watch: {enabled: 'no'}}", "/watch/enabled"},
@@ -128,6 +129,13 @@ func TestChartRefuses(t *testing.T) {
 		{"{dnsPolicy: Node}", "/dnsPolicy"},
 		{"{terminationGracePeriodSeconds: 1}", "/terminationGracePeriodSeconds"},
 		{"{podMonitor: {interval: 30}}", "/podMonitor/interval"},
+		{"{podMonitor: {endpoint: {relabelings: []}}}", "/podMonitor/endpoint/relabelings"}, // the chart's own would be gone
+		{"{podMonitor: {endpoint: {interval: 1m}}}", "/podMonitor/endpoint/interval"},
+		{"{podMonitor: {labels: {app.kubernetes.io/name: a}}}", "/podMonitor/labels/"},
+		{"{prometheusRule: {labels: {app.kubernetes.io/instance: a}}}", "/prometheusRule/labels"},
+		{"{dashboards: {labels: {helm.sh/chart: a}}}", "/dashboards/labels"},
+		{"{podLabels: {app.kubernetes.io/name: a}}", "/podLabels/"},
+		{"{podAnnotations: {checksum/config: a}}", "/podAnnotations/"},
 		{"{prometheusRule: {runbooks: 'https://wiki.example.de/docs'}}", "/prometheusRule/runbooks"},
 		{"{config: {node_name: a}}", "additional properties 'node_name' not allowed"},
 		{"{config: {host_root: /}}", "additional properties 'host_root' not allowed"},
@@ -144,6 +152,8 @@ func TestChartRefuses(t *testing.T) {
 		{"{config: {trust: {restarts: {concurrency: 21}}}}", "/config/trust/restarts/concurrency"},
 		{"{config: {trust: {restarts: {days: [monday]}}}}", "/config/trust/restarts/days/0"},
 		{"{config: {trust: {restarts: {start: 7h}}}}", "/config/trust/restarts/start"},
+		{"{config: {trust: {restarts: {start: '24:00'}}}}", "/config/trust/restarts/start"},
+		{"{config: {trust: {restarts: {end: '29:00'}}}}", "/config/trust/restarts/end"},
 		{"{config: {trust: {runtimes: {podman: {}}}}}", "additional properties 'podman' not allowed"},
 	}
 	for _, tt := range tests {

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodestead/nodestead/agent"
 	"github.com/nodestead/nodestead/cluster"
@@ -64,6 +66,15 @@ func TestChartValues(t *testing.T) {
 				}
 				return out
 			}, []bool{true, false, true}},
+		{"a Secret that must be there", "{trust: {caSecret: {name: root, optional: false}}}", "",
+			func(o objects) any {
+				for _, v := range pod(o).Volumes {
+					if v.Name == "ca" {
+						return *v.Secret
+					}
+				}
+				return nil
+			}, corev1.SecretVolumeSource{SecretName: "root", Optional: new(false)}},
 		{"chroot", "{trust: {chroot: true}}", "",
 			func(o objects) any {
 				return [][]corev1.Capability{container(o, "watch").SecurityContext.Capabilities.Add, container(o, "trust").SecurityContext.Capabilities.Add}
@@ -78,6 +89,18 @@ func TestChartValues(t *testing.T) {
 		{"TLS", "{webConfig: {secret: a, probes: HTTPS}, podMonitor: {enabled: true}}", "", schemes, []string{"HTTPS", "https", "https"}},
 		{"client certificates", "{webConfig: {secret: a, probes: TCP}, podMonitor: {enabled: true, endpoint: {scheme: https, tlsConfig: {insecureSkipVerify: true}}}}", "",
 			schemes, []string{"TCP", "https", "https"}},
+		{"a pod monitor of one's own", "{podMonitor: {enabled: true, labels: {a: b}, interval: 15s, endpoint: {scrapeTimeout: 9s}}}", "",
+			func(o objects) any {
+				m, e := o.monitors[0], o.monitors[0].Spec.PodMetricsEndpoints[1]
+				return []string{m.Metadata.Labels["a"], e.Interval, e.ScrapeTimeout}
+			}, []string{"b", "15s", "9s"}},
+		{"rules of one's own", "{prometheusRule: {enabled: true, labels: {a: b}, runbooks: 'https://wiki.example.de/'}}", "",
+			func(o objects) any { return o.rules[0]["metadata"].(map[string]any)["labels"].(map[string]any)["a"] }, "b"},
+		{"who may reach the ports", "{networkPolicy: {enabled: true, from: [{namespaceSelector: {matchLabels: {a: b}}}]}}", "",
+			func(o objects) any { return o.policies[0].Spec.Ingress[0].From },
+			[]networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}}},
+		{"annotations of the dashboards", "{dashboards: {enabled: true, annotations: {a: b}}}", "",
+			func(o objects) any { return o.configMaps["nodestead-dashboards"].Annotations["a"] }, "b"},
 		{"AppArmor", "{}", "",
 			func(o objects) any { return pod(o).SecurityContext.AppArmorProfile.Type }, corev1.AppArmorProfileTypeUnconfined},
 		{"AppArmor before Kubernetes 1.30", "{}", "1.29.9-gke.1",

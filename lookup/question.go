@@ -182,9 +182,10 @@ func (t *tracker) resumed(c *asker, key uint32, p *packet, q *question, sign sig
 		same := e.id == q.id
 		if sign == goEDNS {
 			same = same || onTime || atOnce
-		} else if e.is(failing) && e.asks(server) >= 0 {
-			// After a failure glibc goes to another nameserver: it is another call,
-			// with the same id by chance.
+		} else if e.is(failing) && e.asks(server) >= 0 && p.at-e.time(e.heard) >= atOnceFor {
+			// After a failure glibc goes to another nameserver, or where that was the
+			// last one begins anew, at once: it is another call, with the same id by
+			// chance.
 			same = false
 		}
 		if !same {

@@ -16,6 +16,7 @@ const (
 	patience    = second                         // how long a lookup may go unanswered without being in trouble
 	sameMoment  = 10 * millisecond               // by which one packet's times at two links may be out of order
 	sameAttempt = 50 * millisecond               // within which all nameservers are asked
+	atOnceFor   = 5 * millisecond                // after a failure, until glibc begins anew with its nameservers
 	askedAgain  = 900 * millisecond              // what asks again later than that had timed out
 	togetherFor = 50 * millisecond               // A and AAAA from two sockets
 	quietFor    = 3 * second                     // after an error, before it is final: musl asks again after 2.5 s

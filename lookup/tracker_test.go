@@ -158,6 +158,20 @@ func TestLookups(t *testing.T) {
 			want: []string{"A git.example.de. other noerror timed_out slow 0s+5.01s x2 asked=2 left=2 entered=2 noerror@5.01s"},
 		},
 		{
+			// As glibc 2.36 does it for a name of one family: by RES_DFLRETRY, twice.
+			name: "glibc asks its only nameserver again after a failure, from another socket",
+			script: func(w *wire) {
+				next := a
+				next.port = 40001
+				for i, q := range []ask{a, next} {
+					at := time.Duration(i) * 2 * ms
+					w.sends(at, q)
+					w.answers(at+ms, q, dns.RcodeServerFailure)
+				}
+			},
+			want: []string{"A git.example.de. other servfail 0s+3ms x2 asked=2 left=2 entered=2 servfail@1ms servfail@3ms"},
+		},
+		{
 			name: "two calls that fail have the same id by chance",
 			script: func(w *wire) {
 				next := a

@@ -10,6 +10,9 @@
 {{- if and (ne .Values.webConfig.probes "HTTP") (not .Values.webConfig.secret) }}
   {{- fail "webConfig.probes is for a webConfig.secret with TLS, and there is none" }}
 {{- end }}
+{{- if dig "rollingUpdate" "maxSurge" "" (.Values.updateStrategy | default dict) }}
+  {{- fail "updateStrategy.rollingUpdate.maxSurge: two pods of a node want the same ports, and the new one would never come up" }}
+{{- end }}
 {{- if and .Values.trust.enabled (not .Values.trust.caSecret.name) (not .Values.trust.sources) }}
   {{- fail "trust has no source: give trust.caSecret.name or trust.sources, or set trust.enabled: false" }}
 {{- end }}
