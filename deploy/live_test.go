@@ -84,7 +84,7 @@ func TestAlertsFireAndResolve(t *testing.T) {
 	var flood sync.WaitGroup
 	part := p.part
 	flood.Go(func() {
-		s.flood()
+		s.flood(func() bool { return p.fired("NodesteadLookupsDiscarded", "NodesteadSensorLost") })
 		p.firesAfter(part, "NodesteadLookupsDiscarded", "node:n1")
 		p.firesAfter(part, "NodesteadSensorLost", "sensor:lookup")
 	})

@@ -217,6 +217,13 @@ func (p *prometheus) quiet() {
 	}
 }
 
+// fired tells whether alerts of all these names have fired.
+func (p *prometheus) fired(names ...string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !slices.ContainsFunc(names, func(name string) bool { return p.seen[name] == nil })
+}
+
 // wait waits until ok gives no error, for an alert that never was as well.
 func (p *prometheus) wait(name string, ok func(seenAlert) error) {
 	p.t.Helper()
