@@ -187,21 +187,7 @@ func TestManifestUpToDate(t *testing.T) {
 	if diff := cmp.Diff(string(runRender(t, nil)), string(shipped)); diff != "" {
 		t.Errorf("%s is out of date, make manifest writes it (-want +got):\n%s", manifestPath, diff)
 	}
-	var r rendering
-	documents := yaml.NewDecoder(bytes.NewReader(shipped))
-	for {
-		var object map[string]any
-		if err := documents.Decode(&object); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		data, err := json.Marshal(object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Objects = append(r.Objects, data)
-	}
+	r := rendering{Objects: documents(t, shipped)}
 	var first struct {
 		Kind     string
 		Metadata struct{ Name string }
@@ -263,3 +249,22 @@ func TestChartNotes(t *testing.T) {
 
 // problem is the only one.
 func problem(format string, args ...any) []string { return []string{fmt.Sprintf(format, args...)} }
+
+// documents are those of a YAML file, as JSON.
+func documents(t *testing.T, file []byte) (all []json.RawMessage) {
+	t.Helper()
+	decoder := yaml.NewDecoder(bytes.NewReader(file))
+	for {
+		var object map[string]any
+		if err := decoder.Decode(&object); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data)
+	}
+}

@@ -5,8 +5,6 @@ package deploy
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,16 +58,9 @@ func TestKubernetesHelmRenders(t *testing.T) {
 				want[name(t, object)] = normal(t, object)
 			}
 			got := make(map[string]any)
-			documents := yaml.NewDecoder(bytes.NewReader(helm(r.Values, "template", "nodestead", chartPath)))
-			for {
+			for _, data := range documents(t, helm(r.Values, "template", "nodestead", chartPath)) {
 				var object map[string]any
-				if err := documents.Decode(&object); errors.Is(err, io.EOF) {
-					break
-				} else if err != nil {
-					t.Fatal(err)
-				}
-				data, err := json.Marshal(object)
-				if err != nil {
+				if err := json.Unmarshal(data, &object); err != nil {
 					t.Fatal(err)
 				}
 				got[name(t, data)] = normal(t, object)

@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -86,20 +83,13 @@ type prometheus struct {
 	err  error
 }
 
-const prometheusAddress = "127.0.0.1:9090"
-
 // startPrometheus runs it in the node's network until the test ends.
 func startPrometheus(t *testing.T, l *lab.Lab, targets ...string) *prometheus {
 	t.Helper()
-	programs, err := lab.Prometheus(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
 	rules, err := os.ReadFile(rulesPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
 	// As docs/operate.md has it, but for the targets.
 	config := fmt.Sprintf(`global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
 rule_files: [rules.yaml]
@@ -108,20 +98,9 @@ scrape_configs:
     honor_labels: true
     static_configs: [{targets: [%s], labels: {node: n1}}]
 `, strings.Join(targets, ", "))
-	for name, content := range map[string]string{"rules.yaml": hasten(string(rules)), "prometheus.yml": config} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	kill, err := l.StartPrometheus(t.TempDir(), map[string]string{"rules.yaml": hasten(string(rules)), "prometheus.yml": config},
+		"--query.lookback-delta="+(5*time.Minute/timeLapse).String())
 	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(programs, "prometheus"),
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+prometheusAddress, "--query.lookback-delta="+(5*time.Minute/timeLapse).String())
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := l.Node().Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	// One connection, which goes on when the node's conntrack table takes no other.
@@ -134,14 +113,11 @@ scrape_configs:
 		close(stop)
 		look.Wait()
 		transport.CloseIdleConnections()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-		if err := log.Close(); err != nil {
+		switch log, err := kill(); {
+		case err != nil:
 			t.Error(err)
-		}
-		if t.Failed() {
-			b, err := os.ReadFile(log.Name())
-			t.Logf("Prometheus' log: %s, %v", b[max(0, len(b)-3000):], err)
+		case t.Failed():
+			t.Log("Prometheus' log: " + log)
 		}
 	})
 	return p
@@ -164,7 +140,7 @@ func (p *prometheus) look(stop <-chan struct{}) {
 }
 
 func (p *prometheus) get(path string, page any) error {
-	resp, err := p.http.Get("http://" + prometheusAddress + path)
+	resp, err := p.http.Get("http://" + lab.PrometheusAddress + path)
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -23,8 +21,6 @@ import (
 	"github.com/nodestead/nodestead/internal/lab"
 )
 
-const prometheusAddress = "127.0.0.1:9090"
-
 // scrapeConfig is the part of the configuration of Prometheus that operators are
 // told to use.
 var scrapeConfig = regexp.MustCompile("(?s)```yaml\n(scrape_configs:\n.*?)```")
@@ -35,8 +31,6 @@ var scrapeConfig = regexp.MustCompile("(?s)```yaml\n(scrape_configs:\n.*?)```")
 // are, with the labels that the discovery gives.
 func (c *cluster) prometheus() {
 	t := c.t
-	programs, err := lab.Prometheus(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)))
-	c.must(err)
 	page, err := os.ReadFile("../../../docs/operate.md")
 	c.must(err)
 	config := scrapeConfig.FindSubmatch(page)
@@ -49,29 +43,18 @@ func (c *cluster) prometheus() {
 	}
 	rules, err := filepath.Abs("../../../deploy/alerts/nodestead.rules.yaml")
 	c.must(err)
-	dir := t.TempDir()
 	targets, err := json.Marshal(c.targets())
 	c.must(err)
 	text := "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: [" + rules + "]\n" +
 		strings.Replace(string(config[1]), finds, "file_sd_configs: [{files: [targets.json]}]", 1)
-	c.must(errors.Join(
-		os.WriteFile(filepath.Join(dir, "targets.json"), targets, 0o600),
-		os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(text), 0o600)))
-	log, err := os.Create(filepath.Join(dir, "log"))
+	kill, err := c.lab.StartPrometheus(t.TempDir(), map[string]string{"targets.json": string(targets), "prometheus.yml": text})
 	c.must(err)
-	cmd := exec.Command(filepath.Join(programs, "prometheus"),
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+prometheusAddress)
-	cmd.Stdout, cmd.Stderr = log, log
-	c.must(c.lab.Node().Start(cmd))
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-		if err := log.Close(); err != nil {
+		switch log, err := kill(); {
+		case err != nil:
 			t.Error(err)
-		}
-		if t.Failed() {
-			b, err := os.ReadFile(log.Name())
-			t.Logf("Prometheus' log: %s, %v", b[max(0, len(b)-3000):], err)
+		case t.Failed():
+			t.Log("Prometheus' log: " + log)
 		}
 	})
 }
@@ -121,7 +104,7 @@ type series struct {
 
 // asked is what Prometheus' API answers.
 func (c *cluster) asked(path string, data any) error {
-	resp, err := c.lab.Node().HTTPClient().Get("http://" + prometheusAddress + path)
+	resp, err := c.lab.Node().HTTPClient().Get("http://" + lab.PrometheusAddress + path)
 	if err != nil {
 		return err
 	}
