@@ -176,7 +176,7 @@ func TestCauses(t *testing.T) {
 			// Whose turn it is at each service decides whether both copies of a
 			// question are dropped, or one copy of each.
 			var all []told
-			for try := 0; try < 6 && waited(all) < made; try++ {
+			for try := 0; try < 15 && waited(all) < made; try++ {
 				all = append(all, a.ask(s.pod, "build", s.resolver, 1, made, asked)...)
 			}
 			return all

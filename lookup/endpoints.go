@@ -12,6 +12,20 @@ type peer struct {
 	answered, asked int64 // see Backend
 	unanswered      uint64
 	backends        [8]backend // servers that this nameserver was translated to
+	sampled         int64      // the tick in which its lookups were last looked at, and
+	samples         uint8      // how many of them
+}
+
+// sample tells whether a lookup of this nameserver shall be looked at in a tick.
+func (p *peer) sample(tick int64) bool {
+	if p.sampled != tick {
+		p.sampled, p.samples = tick, 0
+	}
+	if p.samples >= samplesOfOne {
+		return false
+	}
+	p.samples++
+	return true
 }
 
 // backend is a server with the time it was last seen behind a nameserver.

@@ -18,7 +18,7 @@ func (t *tracker) end(i uint32, e *entry, at int64, r result) {
 	if e.trouble != 0 {
 		t.gather(e) // before it is overwritten
 	}
-	if t.samples > 0 && t.journal.reaches(e.start) {
+	if t.samples > 0 && t.journal.reaches(e.start) && t.servers.peers[e.servers[0]].sample(t.ticked) {
 		t.samples--
 		t.sampled = append(t.sampled, *e)
 	}

@@ -36,7 +36,11 @@ const (
 	defaultSlow    = time.Second
 	recentSize     = 8192
 	siblingSize    = 8192
-	samplesPerTick = 10
+	// Of the lookups that end in a tick some are looked at for the servers behind
+	// their nameserver. One nameserver must not take the place of others, of which
+	// there may be no more lookups.
+	samplesPerTick = 60
+	samplesOfOne   = 3
 	// sampleWait is until a packet that went another way than the lookup's was
 	// read or given back unread, in nanoseconds.
 	sampleWait = 500e6

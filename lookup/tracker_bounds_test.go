@@ -281,6 +281,35 @@ func TestBackends(t *testing.T) {
 	}
 }
 
+// TestBackendsOfMany: that many lookups of another nameserver end at the same moment
+// hides no server of this one.
+func TestBackendsOfMany(t *testing.T) {
+	w := newWire(t, trackerConfig{})
+	for n := range uint16(100) {
+		a, _ := pairOf("git.example.de.", n*500, 40000+n)
+		a.to, a.via = secondNS, netip.MustParseAddrPort("10.244.3.4:53")
+		w.sends(0, a)
+		w.answers(2*ms, a, wholeAnswer)
+	}
+	a, aaaa := pairOf("git.example.de.", 60000, 50000)
+	aaaa.via = backendB
+	w.sends(3*ms, a)
+	w.sends(3*ms, aaaa)
+	w.answers(5*ms, a, wholeAnswer)
+	w.until(20 * time.Second)
+	lookups := reported[Lookup](w)
+	if len(lookups) != 1 {
+		t.Fatalf("%d lookups, want 1", len(lookups))
+	}
+	var got []netip.AddrPort
+	for _, b := range lookups[0].Backends {
+		got = append(got, b.Addr)
+	}
+	if !slices.Equal(got, []netip.AddrPort{backendA, backendB}) {
+		t.Errorf("the servers behind the nameserver are %v", got)
+	}
+}
+
 // TestForgotten: when the journal no longer reaches back, that is said.
 func TestForgotten(t *testing.T) {
 	a, _ := pairOf("git.example.de.", 1, 40000)
