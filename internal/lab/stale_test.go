@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,7 @@ func TestCrash(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
+	keepThread(t)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -123,10 +125,19 @@ func TestCrash(t *testing.T) {
 	waitFor(t, "the killed lab's children to be gone", func() bool { return !slices.ContainsFunc(children, process.alive) })
 }
 
+// keepThread keeps the test on its thread, which lives as long. A child with
+// Pdeathsig is killed when the thread that started it ends, and one that served
+// the test for a moment may serve a namespace next, and end with it.
+func keepThread(t *testing.T) {
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
+}
+
 // TestClearDir proves that a child that outlived its lab is killed, and that a
 // process that only has its pid is not.
 func TestClearDir(t *testing.T) {
 	t.Parallel()
+	keepThread(t)
 	var children []*exec.Cmd
 	var list strings.Builder
 	for i := range 2 {
