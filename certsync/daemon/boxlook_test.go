@@ -50,8 +50,7 @@ func TestBoxLook(t *testing.T) {
 	}
 	n.container(t, "one")
 	n.container(t, "two")
-	n.write(t, "etc/docker/daemon.json", liveRestore)
-	n.run(t, "systemctl", "reload", "docker.service")
+	n.reload(t, true)
 	want.Containers, want.LiveRestore = 2, true
 	if diff := cmp.Diff(want, n.look(t, dockerConfig), ignore, ignoreVersion); diff != "" {
 		t.Errorf("docker with containers and live-restore (-want +got)\n%s", diff)

@@ -3,12 +3,16 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodestead/nodestead/internal/lab"
 )
 
 var (
@@ -69,6 +73,23 @@ func (n *node) startDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.run(t, "sh", "-c", "ctr -n k8s.io images export - localhost/lab/pause:1 | docker load")
+}
+
+// reload switches docker's live-restore while it runs, and waits until it has: its unit's
+// reload is a signal, after which systemctl does not wait.
+func (n *node) reload(t *testing.T, on bool) {
+	t.Helper()
+	want := strconv.FormatBool(on)
+	n.write(t, "etc/docker/daemon.json", `{"live-restore": `+want+`}`)
+	n.run(t, "systemctl", "reload", "docker.service")
+	if err := lab.Until(t.Context(), 20*time.Second, func() error {
+		if got := strings.TrimSpace(n.run(t, "docker", "info", "--format", "{{.LiveRestoreEnabled}}")); got != want {
+			return fmt.Errorf("docker's live-restore is %s", got)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // container runs a container and returns its pid.
@@ -192,8 +213,7 @@ func TestBoxRenewBoth(t *testing.T) {
 	}
 
 	// Without live-restore, and with a container since the decision.
-	n.write(t, "etc/docker/daemon.json", `{"live-restore": false}`)
-	n.run(t, "systemctl", "reload", "docker.service")
+	n.reload(t, false)
 	before := n.look(t, dockerConfig)
 	before.Containers = 0
 	got, err := Renew(t.Context(), n.host, n.sd, dockerConfig, before)
