@@ -1,4 +1,4 @@
-# The image of nodestead: one static binary and nothing else. Why so: docs/decisions/0013-image.md.
+# The image of nodestead: one static binary, its licence, and nothing else. Why so: docs/decisions/0013-image.md.
 # It needs BuildKit, which docker has used by itself since 23.0: DOCKER_BUILDKIT=1 docker build .
 
 # Go runs on the machine that builds, and compiles for the one that is asked for (--platform): nothing is emulated.
@@ -24,6 +24,7 @@ LABEL org.opencontainers.image.title="nodestead" \
       org.opencontainers.image.source="https://github.com/nodestead/nodestead" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$COMMIT"
+COPY LICENSE /LICENSE
 COPY --from=build /out/nodestead /nodestead
 # By number, because there is no /etc/passwd. Root, because only root gets capabilities from a kubelet.
 USER 0:0

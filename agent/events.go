@@ -114,6 +114,10 @@ func states(s certsync.Status) map[string]news {
 		}
 	}
 	for _, b := range s.Broken {
+		if s.NoCA() {
+			begin("ca_not_given", "", b.Source, "no CA is given yet, so that nothing is installed: source "+b.Source+": "+string(b.Reason)+": "+b.Detail, false)
+			continue
+		}
 		begin("ca_source_broken", "", b.Source+" "+string(b.Reason), "source "+b.Source+" is broken, what it gave last stays: "+string(b.Reason)+": "+b.Detail, true)
 	}
 	for _, r := range s.Refused {

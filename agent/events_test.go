@@ -49,6 +49,8 @@ func TestTrustFindings(t *testing.T) {
 		Broken:  []anchor.Refusal{{Source: "/ca", Reason: "no_anchor", Detail: "none"}},
 		Refused: []anchor.Refusal{{Source: "/ca/a", Reason: "expired", Detail: "D1"}, {Source: "/ca/a", Reason: "expired", Detail: "D2"}, {Source: "/ca/b", Reason: "html", Detail: "D3"}},
 	}
+	noCA := certsync.Status{Broken: []anchor.Refusal{{Source: "/ca", Reason: "missing", Detail: "no such directory"}}}
+	lost := certsync.Status{Broken: noCA.Broken, Anchors: []anchor.Anchor{root("old", 1)}}
 	asked := func(action daemon.Action) certsync.Status {
 		return runtimes(certsync.RuntimeStatus{
 			Name: daemon.Docker, Decision: daemon.Decision{Action: action, Reason: "would_not_help", Remedy: "the right CA"},
@@ -65,6 +67,12 @@ func TestTrustFindings(t *testing.T) {
 		{"sources", certsync.Status{}, sources, []cluster.Finding{
 			{Cause: "ca_refused", Message: "refused as a trust anchor: /ca/a: expired: D1; refused as a trust anchor: /ca/b: html: D3", Warning: true, Count: 2},
 			{Cause: "ca_source_broken", Message: "source /ca is broken, what it gave last stays: no_anchor: none", Warning: true, Count: 1},
+		}},
+		{"no CA yet", certsync.Status{}, noCA, []cluster.Finding{
+			{Cause: "ca_not_given", Message: "no CA is given yet, so that nothing is installed: source /ca: missing: no such directory", Count: 1},
+		}},
+		{"a CA was given, and its source is gone", noCA, lost, []cluster.Finding{
+			{Cause: "ca_source_broken", Message: "source /ca is broken, what it gave last stays: missing: no such directory", Warning: true, Count: 1},
 		}},
 		{"the same sources", sources, sources, none},
 		{"sources that are whole again", sources, certsync.Status{}, none},

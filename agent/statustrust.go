@@ -18,6 +18,7 @@ type trustView struct {
 	Sources []string
 	Taken   int // certificates, of which Anchors has those that end first
 	Anchors []anchorView
+	NoCA    bool // nobody gave anything yet, which is no fault
 	// What is wrong with the sources.
 	Broken, Refused, Warnings []anchor.Refusal
 	More                      int // of them that the page leaves out
@@ -73,6 +74,7 @@ func newTrustView(now time.Time, s certsync.Status, sources []string) *trustView
 	if s.Time.IsZero() {
 		return v
 	}
+	v.NoCA = s.NoCA()
 	v.Broken, v.Refused, v.Warnings = v.first(s.Broken), v.first(s.Refused), v.first(s.Warnings)
 	for _, a := range s.Anchors {
 		v.Anchors = append(v.Anchors, anchorView{subject(a), a.Fingerprint, a.Source, a.Leaf, expires(now, a.Cert.NotAfter)})
@@ -166,6 +168,9 @@ func (v *trustView) verdicts(now time.Time, interval time.Duration) []verdict {
 		add(bad, "trust: the last pass did not succeed")
 	}
 	for _, b := range v.Broken {
+		if v.NoCA {
+			break
+		}
 		add(bad, "source %s is broken: %s", b.Source, b.Reason)
 	}
 	if len(v.Refused) > 0 {
@@ -189,7 +194,11 @@ func (v *trustView) verdicts(now time.Time, interval time.Duration) []verdict {
 			add(r.State, "%s: %s", r.Name, r.Word)
 		}
 	}
-	if len(all) == said {
+	switch {
+	case len(all) > said:
+	case v.NoCA:
+		add(good, "trust: no CA is given yet, so that nothing is installed")
+	default:
 		add(good, "trust %s in sync: %s installed", is, plural(uint64(v.Taken), "certificate"))
 	}
 	return all

@@ -61,6 +61,20 @@ func trustStates(t *testing.T) []trustState {
 			verdicts: []string{"good: trust is in sync: 0 certificates installed"},
 		},
 		{
+			name:     "no CA yet",
+			status:   certsync.Status{Time: now, Broken: []anchor.Refusal{{Source: "/ca", Reason: "empty", Detail: "no files in it"}}},
+			verdicts: []string{"good: trust: no CA is given yet, so that nothing is installed"},
+			sources:  []string{"no CA yet /ca : empty . no files in it. Nothing is installed."},
+		},
+		{
+			name:     "a CA is known, and its source is gone",
+			status:   certsync.Status{Time: now, Anchors: []anchor.Anchor{root("new", 729)}, Broken: []anchor.Refusal{{Source: "/ca", Reason: "missing"}}},
+			verdicts: []string{"bad: source /ca is broken: missing"},
+			sources:  []string{"source is broken /ca : missing . What it gave last stays."},
+			states:   map[string][]string{"li.anchor": {"good"}},
+			anchors:  []string{"ends in 729 days CN=new f-new from /ca/new , until " + until(729)},
+		},
+		{
 			name:     "a pass hangs",
 			status:   certsync.Status{Time: now.Add(-10 * time.Minute)},
 			verdicts: []string{"bad: trust: the last pass ended 10 minutes ago: the one that runs takes long, or hangs", "good: trust was in sync: 0 certificates installed"},

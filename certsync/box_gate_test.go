@@ -87,6 +87,40 @@ func (c *child) ready() {
 	}
 }
 
+// TestBoxWaiting: while a restart waits for its turn, which may take hours among
+// thousands of nodes, a pass asks the registry nothing. When the turn comes the daemon
+// is asked once more: somebody has helped it meanwhile, and it is not restarted.
+func TestBoxWaiting(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, lab.BoxConfig{LiveRestore: true})
+	n.refused(n.docker)
+	docker := n.unit("docker.service")
+	g := newGate(t, false)
+	n.give(n.ca)
+	agent := startAgent(t, n.lab.Node(), n.spec("run", dockerOnly, named, noCertsD, g.used, every(100*time.Millisecond)))
+	agent.decides(daemon.Docker, "pending waiting_for_slot")
+	_, passes := agent.last()
+	before := n.registry.Connections()
+	agent.until(time.Minute, func(report) error {
+		if _, now := agent.last(); now < passes+10 {
+			return fmt.Errorf("%d passes have ended since", now-passes)
+		}
+		return nil
+	})
+	if got := n.registry.Connections() - before; got != 0 {
+		t.Errorf("the registry was asked %d times in ten passes", got)
+	}
+	n.write(map[string]string{"/etc/docker/certs.d/" + n.registry.Host + "/ca.crt": string(n.ca.PEM())})
+	n.pulls()
+	g.set("open")
+	agent.decides(daemon.Docker, "leave trusted").clean(t)
+	n.same("docker.service", docker)
+	agent.stop()
+	if asked := g.asked(); !strings.HasSuffix(asked, "waiting_for_slot enter leave") {
+		t.Errorf("the gate was asked %q", asked)
+	}
+}
+
 // TestBoxWindow: a restart waits for its window, and nobody has to say when that
 // opens.
 func TestBoxWindow(t *testing.T) {

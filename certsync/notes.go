@@ -29,12 +29,19 @@ func (n *notes) say(key, msg string, args ...any) {
 
 // sayAs is say where text tells whether it was said before.
 func (n *notes) sayAs(key, text, msg string, args ...any) {
+	if n.isNew(key, text) {
+		n.log.Warn(msg, args...) //nolint:sloglint // each of the callers' is constant
+	}
+}
+
+// isNew notes a text, and tells whether it was not said before.
+func (n *notes) isNew(key, text string) bool {
 	n.seen[key] = true
 	if n.said[key] == text {
-		return
+		return false
 	}
 	n.said[key] = text
-	n.log.Warn(msg, args...) //nolint:sloglint // each of the callers' is constant
+	return true
 }
 
 // end ends a pass: what was said before and not in this pass is over.

@@ -46,6 +46,39 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// TestNoCA tells a source that nobody has filled yet from one that is broken.
+func TestNoCA(t *testing.T) {
+	missing, empty := anchor.Refusal{Reason: anchor.Missing}, anchor.Refusal{Reason: anchor.Empty}
+	for _, tt := range []struct {
+		name   string
+		status Status
+		want   bool
+	}{
+		{"no source", Status{}, false},
+		{"missing", Status{Broken: []anchor.Refusal{missing}}, true},
+		{"missing and empty", Status{Broken: []anchor.Refusal{missing, empty}}, true},
+		{"unreadable", Status{Broken: []anchor.Refusal{missing, {Reason: anchor.Unreadable}}}, false},
+		{"files, and no anchor in them", Status{Broken: []anchor.Refusal{{Reason: anchor.NoAnchor}}}, false},
+		{"something is refused", Status{Broken: []anchor.Refusal{empty}, Refused: []anchor.Refusal{{Reason: anchor.NotAllowed}}}, false},
+		{"an anchor is known", Status{Broken: []anchor.Refusal{missing}, Anchors: make([]anchor.Anchor, 1)}, false},
+	} {
+		if got := tt.status.NoCA(); got != tt.want {
+			t.Errorf("%s: %t", tt.name, got)
+		}
+		var log strings.Builder
+		s := Syncer{log: slog.New(slog.NewTextHandler(&log, nil))}
+		s.notes = notes{log: s.log, said: make(map[string]string)}
+		for range 2 {
+			s.notes.begin()
+			s.note(work{}, tt.status)
+			s.notes.end()
+		}
+		if got := strings.Count(log.String(), `level=INFO msg="no CA is given yet`); tt.want != (got > 0) || tt.want && (got != 1 || strings.Contains(log.String(), "WARN")) {
+			t.Errorf("%s: the log is\n%s", tt.name, log.String())
+		}
+	}
+}
+
 // TestWrong lists what keeps a pass from being a good one.
 func TestWrong(t *testing.T) {
 	refusal := []anchor.Refusal{{Source: "/ca/a.crt", Reason: anchor.Expired, Detail: "since yesterday"}}

@@ -372,6 +372,12 @@ func (s *Syncer) noteCertDirs(w work) {
 // note logs what is wrong.
 func (s *Syncer) note(w work, status Status) {
 	for _, b := range status.Broken {
+		if status.NoCA() {
+			if s.notes.isNew("source "+b.Source, "no CA") {
+				s.log.Info("no CA is given yet, so that nothing is installed", "dir", b.Source, "reason", string(b.Reason), "detail", b.Detail)
+			}
+			continue
+		}
 		s.notes.say("source "+b.Source, "a source of trust is broken, what it gave last stays", "dir", b.Source, "reason", string(b.Reason), "detail", b.Detail)
 	}
 	for _, r := range status.Refused {

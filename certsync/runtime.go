@@ -46,6 +46,7 @@ type asked struct {
 	key     string // of the run, the anchors and the registries
 	at      time.Time
 	answers []daemon.Answer
+	own     map[string]daemon.Verdict // what we saw ourselves; nil: nobody has looked
 }
 
 func newRuntime(cfg daemon.Config) *runtime {
@@ -135,6 +136,7 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 	if ctx.Err() != nil {
 		return
 	}
+	before, waited := rt.asked, rt.decision.Reason == WaitingForSlot || rt.decision.Reason == OutsideWindow
 	rt.asked = asked{}
 	if rt.err != nil {
 		rt.decision = daemon.Decision{}
@@ -146,8 +148,16 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 	}
 	// It is asked only after the installation: a question makes it load the
 	// store as it is.
+	old := false
 	if ready || w.store == nil {
-		s.ask(ctx, rt, w)
+		// While a restart waits for its turn, that of a node among thousands, it is
+		// not asked at each pass; it is once more when the turn has come.
+		since := s.now().Sub(before.at)
+		if old = waited && before.key == s.key(rt, w) && since >= 0 && since < askedFor; old {
+			rt.asked = before
+		} else {
+			s.ask(ctx, rt, w)
+		}
 	}
 	rt.decision = s.decide(ctx, rt, w, ready)
 	if ready {
@@ -167,6 +177,13 @@ func (s *Syncer) tend(ctx context.Context, rt *runtime, w work, ready, kept bool
 		if shut := s.enter(rt); shut.Reason != "" {
 			rt.decision = shut.pending(rt.decision)
 			return
+		}
+		if old {
+			s.ask(ctx, rt, w)
+			if rt.decision = s.decide(ctx, rt, w, ready); rt.decision.Action != daemon.Restart || ctx.Err() != nil {
+				s.drop()
+				return
+			}
 		}
 		s.restart(ctx, rt, w, status)
 		s.giveBack()
@@ -214,7 +231,10 @@ func (s *Syncer) caseOf(ctx context.Context, rt *runtime, w work, ready bool) da
 	if ready && wantsStore(w) {
 		unit := rt.facts.Unit
 		c.Installed = s.state.loadedSince(rt.cfg.Name, unit.InvocationID, unit.Started, fingerprints(storeAnchors(w.wanted)))
-		c.Own = s.prove(ctx, rt, w)
+		if rt.asked.own == nil {
+			rt.asked.own = s.prove(ctx, rt, w)
+		}
+		c.Own = rt.asked.own
 	}
 	if docker := s.runtimes[daemon.Docker]; rt.facts.StopsDocker && docker != nil {
 		c.Docker = &daemon.Case{Config: docker.cfg, Facts: docker.facts, History: s.state.Runtimes[daemon.Docker].History, Now: c.Now}
@@ -231,20 +251,30 @@ func (s *Syncer) decide(ctx context.Context, rt *runtime, w work, ready bool) da
 // where our anchors do not verify them either, a restart cannot help.
 func (s *Syncer) prove(ctx context.Context, rt *runtime, w work) map[string]daemon.Verdict {
 	own := make(map[string]daemon.Verdict)
-	var roots *x509.CertPool
+	var doubtful []string
 	for _, a := range rt.asked.answers {
-		if a.Verdict != daemon.Untrusted && !a.Expired() {
-			continue
+		if a.Verdict == daemon.Untrusted || a.Expired() {
+			doubtful = append(doubtful, a.Registry)
 		}
-		if roots == nil {
-			bundle, err := s.host.ReadFile(w.store.Bundle(), maxBundle)
-			if err != nil {
-				return nil
-			}
-			roots = x509.NewCertPool()
-			roots.AppendCertsFromPEM(bundle)
-		}
-		own[a.Registry] = daemon.Proves(ctx, a.Registry, roots)
+	}
+	if len(doubtful) == 0 {
+		return own
+	}
+	bundle, err := s.host.ReadFile(w.store.Bundle(), maxBundle)
+	if err != nil {
+		return nil
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(bundle)
+	// At once, as they were asked about.
+	verdicts := make([]daemon.Verdict, len(doubtful))
+	var looking sync.WaitGroup
+	for i, registry := range doubtful {
+		looking.Go(func() { verdicts[i] = daemon.Proves(ctx, registry, roots) })
+	}
+	looking.Wait()
+	for i, registry := range doubtful {
+		own[registry] = verdicts[i]
 	}
 	return own
 }

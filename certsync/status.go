@@ -1,6 +1,7 @@
 package certsync
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -74,6 +75,14 @@ func RestartResults() []string {
 // InSync tells whether all is as it should be: every source gives, every target
 // has what it shall have, and no restart is pending.
 func (s Status) InSync() bool { return len(s.Wrong()) == 0 }
+
+// NoCA tells whether there is nothing to trust because nobody gave anything yet:
+// every source is missing or empty, and nothing is known that one ever gave. That is
+// no fault: who wants names explained, and no more, has no CA.
+func (s Status) NoCA() bool {
+	return len(s.Anchors) == 0 && len(s.Refused) == 0 && len(s.Broken) > 0 &&
+		!slices.ContainsFunc(s.Broken, func(b anchor.Refusal) bool { return b.Reason != anchor.Missing && b.Reason != anchor.Empty })
+}
 
 // Wrong lists, for people, what is not as it should be.
 func (s Status) Wrong() []string {

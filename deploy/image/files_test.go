@@ -69,22 +69,25 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// checkFiles proves that the image has the binary and no other file, and that
-// the binary needs none.
+// checkFiles proves that the image has the binary, its licence and no other file,
+// and that the binary needs none.
 func checkFiles(t *testing.T, files map[string]file, arch string) {
 	// docker makes these in each container; they are empty.
 	want := []string{
 		".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "etc", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", "proc", "sys",
-		"nodestead",
+		"LICENSE", "nodestead",
 	}
 	slices.Sort(want)
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(files))); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	for name, f := range files {
-		if name != "nodestead" && len(f.content) > 0 {
+		if name != "LICENSE" && name != "nodestead" && len(f.content) > 0 {
 			t.Errorf("%s has %d bytes", name, len(f.content))
 		}
+	}
+	if !bytes.Equal(files["LICENSE"].content, read(t, filepath.Join(root, "LICENSE"))) {
+		t.Error("its licence is another one")
 	}
 	binary := files["nodestead"]
 	if h := binary.header; h == nil || h.FileInfo().Mode() != 0o755 || h.Uid != 0 || h.Gid != 0 {
@@ -112,7 +115,7 @@ func checkFiles(t *testing.T, files map[string]file, arch string) {
 // nothing else of a checkout with things in it that are nobody's business.
 func (m machine) checkContext(t *testing.T) {
 	var want []string
-	for _, pattern := range []string{"go.mod", "go.sum", "*/*.go", "certsync/*/*.go", "cmd/*/*.go", "agent/page/*"} {
+	for _, pattern := range []string{"LICENSE", "go.mod", "go.sum", "*/*.go", "certsync/*/*.go", "cmd/*/*.go", "agent/page/*"} {
 		names, err := fs.Glob(os.DirFS(root), pattern)
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %v, %v", pattern, names, err)

@@ -10,6 +10,13 @@
 {{- if and (ne .Values.webConfig.probes "HTTP") (not .Values.webConfig.secret) }}
   {{- fail "webConfig.probes is for a webConfig.secret with TLS, and there is none" }}
 {{- end }}
+{{- range $container := list "watch" "trust" }}
+  {{- range (index $.Values $container).env }}
+    {{- if regexMatch "^NODESTEAD_(HOST_ROOT|HTTP_[A-Z_]+|NAMES_WORKLOADS_PROC|TRUST_SOURCES|TRUST_RESTARTS_CONCURRENCY)$" .name }}
+      {{- fail (printf "%s.env: %s: set it by config, webConfig or trust.sources: ports, mounts, capabilities and rights of the pod follow from it" $container .name) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
 {{- if dig "rollingUpdate" "maxSurge" "" (.Values.updateStrategy | default dict) }}
   {{- fail "updateStrategy.rollingUpdate.maxSurge: two pods of a node want the same ports, and the new one would never come up" }}
 {{- end }}
