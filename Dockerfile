@@ -13,7 +13,8 @@ ARG VERSION=dev
 ARG COMMIT=unknown
 RUN --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /out/nodestead ./cmd/nodestead
+    -ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /out/nodestead ./cmd/nodestead \
+    && cp LICENSE /out/
 
 FROM scratch
 ARG VERSION=dev
@@ -24,8 +25,7 @@ LABEL org.opencontainers.image.title="nodestead" \
       org.opencontainers.image.source="https://github.com/nodestead/nodestead" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$COMMIT"
-COPY LICENSE /LICENSE
-COPY --from=build /out/nodestead /nodestead
+COPY --from=build /out/ /
 # By number, because there is no /etc/passwd. Root, because only root gets capabilities from a kubelet.
 USER 0:0
 ENTRYPOINT ["/nodestead"]
