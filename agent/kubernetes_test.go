@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodestead/nodestead/certsync"
+	"github.com/nodestead/nodestead/certsync/anchor"
 	"github.com/nodestead/nodestead/certsync/daemon"
 	"github.com/nodestead/nodestead/cluster"
 	"github.com/nodestead/nodestead/workload"
@@ -359,6 +360,8 @@ func TestEventsDocumented(t *testing.T) {
 		api := newFakeAPI()
 		r, _ := inCluster(t, api, nil)
 		defer r.stop(t)
+		r.syncer.emit(certsync.Status{Time: time.Now(), Broken: []anchor.Refusal{{Source: "/ca", Reason: anchor.Missing}}})
+		pass(time.Minute)
 		all := full()
 		all.Runtimes[0].Restarts = map[string]int{daemon.Helped: 1, daemon.DidNotHelp: 1, daemon.Failed: 1}
 		r.syncer.emit(all)
