@@ -184,7 +184,11 @@ func TestBoxRenew(t *testing.T) {
 			if len(tries) < 2 {
 				return fmt.Errorf("docker was started %d times: %w", len(tries), err)
 			}
-			return nil
+			u, err := n.Unit(t.Context(), "docker.service")
+			if err == nil && u.ActiveState != "failed" {
+				err = fmt.Errorf("docker is %s", u.ActiveState)
+			}
+			return err
 		})
 		if err != nil {
 			t.Error(err)
