@@ -280,6 +280,21 @@ func (c *child) until(limit time.Duration, ok func(report) error) report {
 	return r
 }
 
+// logs waits until a running agent has logged a text: a line may be read after the
+// report of its pass.
+func (c *child) logs(want string) {
+	c.t.Helper()
+	err := lab.Until(c.t.Context(), time.Minute, func() error {
+		if !strings.Contains(c.text(), want) {
+			return fmt.Errorf("the log lacks %s", want)
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Errorf("%v; it is:\n%s", err, c.text())
+	}
+}
+
 // stop ends a running agent as Kubernetes does.
 func (c *child) stop() {
 	c.t.Helper()

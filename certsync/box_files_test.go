@@ -222,7 +222,7 @@ func TestBoxSteady(t *testing.T) {
 	passes := func(more int) {
 		t.Helper()
 		_, from := agent.last()
-		agent.until(2*time.Minute, func(r report) error {
+		agent.until(5*time.Minute, func(r report) error {
 			if _, now := agent.last(); now < from+more {
 				return fmt.Errorf("%d passes", now-from)
 			}

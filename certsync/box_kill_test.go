@@ -102,7 +102,7 @@ func TestBoxKilledRestarting(t *testing.T) {
 			agent.finish().clean(t)
 		}
 		r := n.once(dockerOnly)
-		if err := lab.Until(t.Context(), 30*time.Second, func() error {
+		if err := lab.Until(t.Context(), time.Minute, func() error {
 			if len(r.Wrong) == 0 {
 				return nil
 			}
@@ -225,7 +225,7 @@ func TestBoxOwnContainer(t *testing.T) {
 	}
 	// Two more passes change nothing.
 	passes := strings.Count(logs(), `"Changes"`)
-	err = lab.Until(t.Context(), 30*time.Second, func() error {
+	err = lab.Until(t.Context(), time.Minute, func() error {
 		if now := strings.Count(logs(), `"Changes"`); now < passes+2 {
 			return fmt.Errorf("%d passes, then %d", passes, now)
 		}

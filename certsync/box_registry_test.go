@@ -165,6 +165,9 @@ func TestBoxFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := n.registry.Down(); err != nil {
+		t.Fatal(err)
+	}
 	agent := startAgent(t, n.lab.Node(), n.spec("run", named, every(300*time.Millisecond), noCertsD, func(sp *spec) {
 		sp.Config.Registries = []string{registryName + ":5000", "nowhere.example.test:5000"}
 	}))
@@ -197,9 +200,6 @@ func TestBoxFaults(t *testing.T) {
 		n.same("docker.service", docker)
 		n.same("containerd.service", containerd)
 	}
-	if err := n.registry.Down(); err != nil {
-		t.Fatal(err)
-	}
 	check("registry down, DNS broken")
 	n.registry.Serve(other)
 	if err := n.registry.Up(); err != nil {
@@ -230,7 +230,7 @@ func TestBoxDidNotHelp(t *testing.T) {
 	docker := n.unit("docker.service")
 	n.give(n.ca)
 	agent := startAgent(t, n.lab.Node(), n.spec("run", dockerOnly, named, noCertsD, every(300*time.Millisecond)))
-	agent.until(30*time.Second, func(r report) error {
+	agent.until(time.Minute, func(r report) error {
 		if got := r.decided(daemon.Docker); got != "leave did_not_help" {
 			return errors.New(got)
 		}
@@ -238,7 +238,7 @@ func TestBoxDidNotHelp(t *testing.T) {
 	})
 	docker = n.renewed("docker.service", docker)
 	_, from := agent.last()
-	r := agent.until(30*time.Second, func(r report) error {
+	r := agent.until(time.Minute, func(r report) error {
 		if _, now := agent.last(); now < from+3 {
 			return errors.New("no more passes")
 		}

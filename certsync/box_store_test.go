@@ -24,16 +24,16 @@ func TestBoxStory(t *testing.T) {
 	n.refused(n.cri)
 	docker, containerd := n.unit("docker.service"), n.unit("containerd.service")
 	agent := startAgent(t, n.lab.Node(), n.spec("run"))
-	agent.until(10*time.Second, func(r report) error { return nil })
+	agent.until(time.Minute, func(r report) error { return nil })
 
 	begin := time.Now()
 	n.give(n.ca)
-	err := lab.Until(t.Context(), 30*time.Second, n.docker)
+	err := lab.Until(t.Context(), time.Minute, n.docker)
 	took := time.Since(begin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := agent.until(20*time.Second, func(r report) error {
+	r := agent.until(time.Minute, func(r report) error {
 		if r.restarts(daemon.Docker) == 0 || r.restarts(daemon.Containerd) == 0 {
 			return fmt.Errorf("restarts: %v", r.Runtimes)
 		}
@@ -90,7 +90,7 @@ func TestBoxAskedAfter(t *testing.T) {
 	agent := startAgent(t, n.lab.Node(), n.spec("run", named, noCertsD, every(time.Second)))
 	silent := n.registry.Connections()
 	passes := 0
-	agent.until(20*time.Second, func(report) error {
+	agent.until(time.Minute, func(report) error {
 		if _, passes = agent.last(); passes < 3 {
 			return fmt.Errorf("%d passes", passes)
 		}
@@ -100,7 +100,7 @@ func TestBoxAskedAfter(t *testing.T) {
 		t.Errorf("the daemons were asked %d times before the CA was there", got)
 	}
 	n.give(n.ca)
-	r := agent.until(30*time.Second, func(r report) error {
+	r := agent.until(time.Minute, func(r report) error {
 		if len(r.Runtimes[daemon.Docker].Answers) == 0 || len(r.Runtimes[daemon.Containerd].Answers) == 0 {
 			return fmt.Errorf("not asked: %v", r.Wrong)
 		}
@@ -163,7 +163,7 @@ func TestBoxWithoutLiveRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	running := startAgent(t, n.lab.Node(), n.spec("run", dockerOnly, every(time.Second)))
-	running.until(20*time.Second, func(r report) error {
+	running.until(time.Minute, func(r report) error {
 		if got := r.decided(daemon.Docker); got != "pending no_live_restore" {
 			return fmt.Errorf("decided: %s", got)
 		}
@@ -177,7 +177,7 @@ func TestBoxWithoutLiveRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.run("systemctl", "reload", "docker.service")
-	r = running.until(30*time.Second, func(r report) error {
+	r = running.until(time.Minute, func(r report) error {
 		if r.restarts(daemon.Docker) == 0 {
 			return fmt.Errorf("decided: %s", r.decided(daemon.Docker))
 		}

@@ -217,9 +217,11 @@ func (n *node) renewed(name string, before unit) unit {
 	return now
 }
 
-// starts counts how often systemd has started a unit.
+// starts counts how often systemd has started a unit: what it said to the journal
+// before now is in it once that is synchronized.
 func (n *node) starts(name string) int {
 	n.t.Helper()
+	n.run("journalctl", "--sync")
 	return strings.Count(n.run("journalctl", "--no-pager", "--output=cat", "--unit="+name), "Started "+name)
 }
 

@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	// limit bounds the examination of names: a lookup that gets no answer takes 5 s.
+	// limit bounds the examination of names.
 	limit = 6 * time.Second
+	// giveUp is how long a lookup takes that gets no answer.
+	giveUp = 5 * time.Second
 	// window is the time between two readings of the statistics.
 	window = 500 * time.Millisecond
 	// defaultDomain is the cluster's domain unless the kubelet says otherwise.
@@ -187,8 +189,11 @@ func (d *doctor) ask(ctx context.Context, name string, nameservers ...netip.Addr
 		return nil, fmt.Errorf("%w: %w", errNotAsked, err)
 	}
 	results := p.Ask(ctx, name)
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("look up %s: %w", name, err) // what is missing proves nothing
+	// What is missing because it was stopped proves nothing; what is because the lookup was
+	// over does, also when ctx has ended since.
+	missing := func(r probe.Result) bool { return !taken(r.Outcome) && time.Since(r.Time) < giveUp }
+	if err := ctx.Err(); err != nil && slices.ContainsFunc(results, missing) {
+		return nil, fmt.Errorf("look up %s: %w", name, err)
 	}
 	return results, nil
 }

@@ -112,7 +112,8 @@ func judgeAnswer(r probe.Result) (problem, remedy string) {
 	case r.Outcome == probe.Timeout && r.Err != nil:
 		return fmt.Sprintf("%v could not be asked %s: %v", r.Nameserver, what, r.Err), "see whether this node has a route to it, and whether a rule on this node refuses UDP port 53"
 	case r.Outcome == probe.Timeout:
-		return fmt.Sprintf("%v did not answer %s in %v (asked %d times)", r.Nameserver, what, r.Took.Round(100*time.Millisecond), r.Attempts), silentRemedy
+		// On a busy node we may have looked later: what comes then is no answer any more.
+		return fmt.Sprintf("%v did not answer %s in %v (asked %d times)", r.Nameserver, what, min(r.Took, giveUp).Round(100*time.Millisecond), r.Attempts), silentRemedy
 	case r.Outcome == "refused":
 		return fmt.Sprintf("%v refused %s", r.Nameserver, what), "let the nameserver serve this node and its pods (CoreDNS: a server block for the zone; plugin acl)"
 	case r.Took >= askedAgain && r.Outcome != "servfail":

@@ -29,6 +29,7 @@ func TestJudgeAnswers(t *testing.T) {
 		{"not found is an answer", func(r *probe.Result) { r.Outcome = nxDomain }, OK, "nxdomain"},
 		{"a failure is an answer, after however many resends", func(r *probe.Result) { r.Outcome, r.Took = servFail, 2500*time.Millisecond }, OK, "servfail"},
 		{"silent", func(r *probe.Result) { r.Outcome, r.Took, r.Attempts = probe.Timeout, 5*time.Second, 2 }, Finding, "10.96.0.11:53 did not answer A for x.test. in 5s (asked 2 times)"},
+		{"silent, and who asked stood still", func(r *probe.Result) { r.Outcome, r.Took, r.Attempts = probe.Timeout, 6500*time.Millisecond, 2 }, Finding, "10.96.0.11:53 did not answer A for x.test. in 5s (asked 2 times)"},
 		{"no way there", func(r *probe.Result) { r.Outcome, r.Err = probe.Timeout, errors.New("network is unreachable") }, Finding, "10.96.0.11:53 could not be asked A for x.test.: network is unreachable"},
 		{"refused", func(r *probe.Result) { r.Outcome = "refused" }, Finding, "10.96.0.11:53 refused A"},
 		{"to the retry", func(r *probe.Result) { r.Took, r.Attempts = 2501*time.Millisecond, 2 }, Finding, "10.96.0.11:53 answered A for x.test. after 2.5s only"},

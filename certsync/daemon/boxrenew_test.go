@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,13 +171,32 @@ func TestBoxRenew(t *testing.T) {
 	}
 	n.write(t, "etc/systemd/system/docker.service.d/refuses.conf", "")
 
-	// One that cannot be brought back: the error says how it is.
-	n.write(t, "etc/systemd/system/docker.service.d/fails.conf", "[Service]\nExecStartPre=/bin/false\nRestart=no\n")
+	// One that cannot be brought back, and somebody who does not wait: the error says how it is, and that.
+	n.write(t, "etc/systemd/system/docker.service.d/fails.conf", "[Service]\nExecStartPre=/bin/sh -c 'echo >>/run/tries; exit 1'\nRestart=no\n")
 	n.run(t, "systemctl", "daemon-reload")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	after, err := Renew(ctx, n.host, n.sd, dockerConfig, n.look(t, dockerConfig))
-	if err == nil || !strings.Contains(err.Error(), "docker.service is failed (exit-code)") || after.Healthy {
+	ctx, cancel := context.WithCancel(t.Context())
+	before = n.look(t, dockerConfig)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		defer cancel()
+		err := lab.Until(t.Context(), time.Minute, func() error {
+			tries, err := os.ReadFile(filepath.Join(n.Root(), "run/tries"))
+			if len(tries) < 2 {
+				return fmt.Errorf("docker was started %d times: %w", len(tries), err)
+			}
+			u, err := n.Unit(t.Context(), "docker.service")
+			if err == nil && u.ActiveState != "failed" {
+				err = fmt.Errorf("docker is %s", u.ActiveState)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	after, err := Renew(ctx, n.host, n.sd, dockerConfig, before)
+	watching.Wait()
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "docker.service is failed (exit-code)") || after.Healthy || after.Unit.ActiveState != "failed" {
 		t.Errorf("a docker that cannot start: %+v, %v", after.Unit, err)
 	}
 }

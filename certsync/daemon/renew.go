@@ -111,12 +111,15 @@ func resetFailed(ctx context.Context, sd *host.Systemd, units []host.Unit) error
 }
 
 // revive waits until the daemon is healthy and the other units are active. One that has ended meanwhile is started again, once.
-func revive(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts, units []host.Unit) (Facts, error) {
-	ctx, cancel := context.WithTimeout(ctx, healthyTime)
+// When the time is over it tells what it saw last, and, if that is so, that parent has ended.
+func revive(parent context.Context, h *host.Host, sd *host.Systemd, cfg Config, before Facts, units []host.Unit) (Facts, error) {
+	ctx, cancel := context.WithTimeout(parent, healthyTime)
 	defer cancel()
 	ticker := time.NewTicker(healthyPoll)
 	defer ticker.Stop()
 	var started []string
+	var last Facts
+	var lastErr error
 	for {
 		facts, err := Look(ctx, h, sd, cfg, "")
 		facts.StopsDocker = before.StopsDocker
@@ -144,9 +147,16 @@ func revive(ctx context.Context, h *host.Host, sd *host.Systemd, cfg Config, bef
 		if errors.Is(err, host.ErrLost) {
 			return facts, err
 		}
+		if lastErr == nil || ctx.Err() == nil { // else it may say no more than that ctx has ended
+			last, lastErr = facts, err
+		}
 		select {
 		case <-ctx.Done():
-			return facts, fmt.Errorf("wait for %s to be healthy: %w", cfg.Unit, err)
+			err = fmt.Errorf("wait for %s to be healthy: %w", cfg.Unit, lastErr)
+			if parent.Err() != nil {
+				err = errors.Join(parent.Err(), err)
+			}
+			return last, err
 		case <-ticker.C:
 		}
 	}

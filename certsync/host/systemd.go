@@ -58,7 +58,7 @@ func (h *Host) Systemd(ctx context.Context) (*Systemd, error) {
 	})
 	s.conn = conn
 	switch {
-	case !undo():
+	case !undo(), err != nil && ctx.Err() != nil: // which says nothing of the bus
 		err = ctx.Err()
 	case err != nil:
 		err = fmt.Errorf("%w: %w", ErrNoSystemd, err)

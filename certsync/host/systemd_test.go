@@ -72,6 +72,17 @@ func TestSystemd(t *testing.T) {
 	show := func(unit, property string) string {
 		return in(t, b, "systemctl", "show", "--value", "--property", property, unit)
 	}
+	// begins waits until the job of slow.service has begun: systemd answers a call when it has
+	// queued the job, and begins it when nobody wants anything else of it.
+	begins := func(what string) {
+		t.Helper()
+		waitFor(t, func() error {
+			if got := show("slow.service", "ActiveState"); got != "activating" {
+				return fmt.Errorf("%s: it is %s", what, got)
+			}
+			return nil
+		})
+	}
 	unit := func(t *testing.T, name string) Unit {
 		t.Helper()
 		u, err := s.Unit(t.Context(), name)
@@ -219,9 +230,7 @@ func TestSystemd(t *testing.T) {
 		if err := s.Restart(ctx, "slow.service"); !errors.Is(err, context.Canceled) || errors.Is(err, ErrLost) {
 			t.Errorf("%v", err)
 		}
-		if got := show("slow.service", "ActiveState"); got != "activating" {
-			t.Errorf("the job that nobody waits for: it is %s", got)
-		}
+		begins("the job that nobody waits for")
 		if !unit(t, "small.service").Active() {
 			t.Error("the connection does not outlive a call")
 		}
@@ -278,9 +287,7 @@ func TestSystemd(t *testing.T) {
 		if err := s.Restart(t.Context(), "slow.service"); !errors.Is(err, ErrLost) {
 			t.Errorf("%v", err)
 		}
-		if got := show("slow.service", "ActiveState"); got != "activating" {
-			t.Errorf("the job whose end is not heard: it is %s", got)
-		}
+		begins("the job whose end is not heard")
 		if _, err := s.Unit(t.Context(), "small.service"); !errors.Is(err, ErrLost) {
 			t.Errorf("over the lost connection: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,7 +274,7 @@ func TestReaders(t *testing.T) {
 
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
-	var seen [2]bool
+	var seen [2]atomic.Bool
 	readers.Go(func() {
 		for {
 			is, err := os.ReadFile(filepath.Join(root, "a.crt"))
@@ -282,7 +283,11 @@ func TestReaders(t *testing.T) {
 				t.Errorf("%d bytes, %v", len(is), err)
 				return
 			}
-			seen[0], seen[1] = seen[0] || one, seen[1] || other
+			if one {
+				seen[0].Store(true)
+			} else {
+				seen[1].Store(true)
+			}
 			select {
 			case <-stop:
 				return
@@ -310,15 +315,27 @@ func TestReaders(t *testing.T) {
 			}
 		}
 	})
-	for i := range 100 {
-		if _, err := h.WriteFile("a.crt", contents[(i+1)%2], 0o644); err != nil {
-			t.Error(err)
+	// A hundred times, and until the reader had its turn with both.
+	i := 0
+	err = lab.Until(t.Context(), time.Minute, func() error {
+		for range 100 {
+			i++
+			if _, err := h.WriteFile("a.crt", contents[i%2], 0o644); err != nil {
+				t.Error(err)
+			}
 		}
-	}
+		if t.Failed() {
+			return nil
+		}
+		if !seen[0].Load() || !seen[1].Load() {
+			return fmt.Errorf("after %d changes the reader has seen one of them: %v, the other: %v", i, seen[0].Load(), seen[1].Load())
+		}
+		return nil
+	})
 	close(stop)
 	readers.Wait()
-	if !seen[0] || !seen[1] {
-		t.Errorf("the reader has seen %v", seen)
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestHostilePackets(t *testing.T) {
 	}
 	cmd, stderr := start(t, l.Node(), "nodestead", "watch", "--http.watch=127.0.0.1:9853", "--names.lookups.pending="+strconv.Itoa(pending))
 	ready := func() error { _, err := scrape(l, "go_goroutines"); return err }
-	if err := lab.Until(t.Context(), 10*time.Second, ready); err != nil {
+	if err := lab.Until(t.Context(), time.Minute, ready); err != nil {
 		t.Fatal(err)
 	}
 

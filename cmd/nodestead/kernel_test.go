@@ -205,7 +205,7 @@ func TestProbe(t *testing.T) {
 		"--names.probe.names=git.example.de", "--names.probe.nameservers=10.96.0.10", "--names.probe.interval=1s")
 	for _, outcome := range []string{`outcome="noerror",qtype="A"`, `outcome="nodata",qtype="AAAA"`} {
 		sample := `nodestead_probe_lookups_total{name="git.example.de.",nameserver="10.96.0.10:53",` + outcome + `}`
-		err := lab.Until(t.Context(), 20*time.Second, func() error {
+		err := lab.Until(t.Context(), time.Minute, func() error {
 			v, err := scrape(l, sample)
 			if err == nil && v < 2 {
 				err = fmt.Errorf("%s is %v", sample, v)

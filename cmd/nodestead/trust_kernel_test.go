@@ -131,6 +131,9 @@ func TestTrustAgent(t *testing.T) {
 
 			// The next pass hangs in the distribution's tool.
 			slow, hangs := filepath.Join(n.Root(), "run/slow"), filepath.Join(n.Root(), "run/hangs")
+			if err := os.RemoveAll(hangs); err != nil { // of the half before
+				t.Fatal(err)
+			}
 			if err := os.WriteFile(slow, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}

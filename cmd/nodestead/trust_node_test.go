@@ -117,7 +117,7 @@ func (n *trustNode) page(port, path string) (int, string, error) {
 // until waits until ok gives no error.
 func (n *trustNode) until(what string, ok func() error) {
 	n.t.Helper()
-	if err := lab.Until(n.t.Context(), 30*time.Second, ok); err != nil {
+	if err := lab.Until(n.t.Context(), time.Minute, ok); err != nil {
 		n.t.Fatalf("%s: %v", what, err)
 	}
 }
