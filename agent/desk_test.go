@@ -167,7 +167,9 @@ func TestDeskSlowFlows(t *testing.T) {
 	}
 }
 
-func TestHistory(t *testing.T) {
+func TestHistory(t *testing.T) { synctest.Test(t, testHistory) }
+
+func testHistory(t *testing.T) {
 	h := &history{}
 	now := time.Now()
 	for i := range historyLength + 10 {
@@ -206,7 +208,7 @@ func TestHistory(t *testing.T) {
 	count("cause=slow_answer", historyLength/2)
 	count("cause=unknown", 0)
 	count("since=4s500ms", 5)
-	count("until=10s&since=14s", 4)
+	count("until=10s&since=13s500ms", 4)
 	count("since="+url.QueryEscape(now.Add(-90*time.Second).Format(time.RFC3339)), 91)
 	for _, bad := range []string{"cause=bad_luck", "since=yesterday", "until=", "color=red"} {
 		if status, _ := ask(bad); status != 400 {

@@ -141,23 +141,25 @@ func TestFullStatus(t *testing.T) {
 		{"usual", "a text of ordinary length, such as evidence has; it goes on for a while, names an address (10.244.3.3:53) and ends here, or a little later than that", 200_000},
 		{"hostile", strings.Repeat("<&\"'>", 1000), 1_000_000},
 	} {
-		n, _ := fullNames(tt.text)
-		doc, body := pageOf(t, n, trustHalf(fullTrust(t, tt.text)))
-		t.Logf("%s: %d bytes", tt.name, len(body))
-		if len(body) > tt.most {
-			t.Errorf("%s: the page has %d bytes, want at most %d", tt.name, len(body), tt.most)
-		}
-		if got := len(all(doc, "article")); got != shownIncidents {
-			t.Errorf("%s: %d incidents", tt.name, got)
-		}
-		if got := len(all(doc, "li.probe")); got != shownProbes || !strings.Contains(body, fmt.Sprintf("And %d more that are no worse.", maxProbes-shownProbes)) {
-			t.Errorf("%s: %d results of the probe, or the others are not counted", tt.name, got)
-		}
-		if got := len(all(doc, "rect.lookups")); got != 60 {
-			t.Errorf("%s: %d minutes have bars", tt.name, got)
-		}
-		mustBeXML(t, body)
-		mustBeInert(t, doc)
+		inBubble(t, tt.name, func(t *testing.T) {
+			n, _ := fullNames(tt.text)
+			doc, body := pageOf(t, n, trustHalf(fullTrust(t, tt.text)))
+			t.Logf("%d bytes", len(body))
+			if len(body) > tt.most {
+				t.Errorf("the page has %d bytes, want at most %d", len(body), tt.most)
+			}
+			if got := len(all(doc, "article")); got != shownIncidents {
+				t.Errorf("%d incidents", got)
+			}
+			if got := len(all(doc, "li.probe")); got != shownProbes || !strings.Contains(body, fmt.Sprintf("And %d more that are no worse.", maxProbes-shownProbes)) {
+				t.Errorf("%d results of the probe, or the others are not counted", got)
+			}
+			if got := len(all(doc, "rect.lookups")); got != 60 {
+				t.Errorf("%d minutes have bars", got)
+			}
+			mustBeXML(t, body)
+			mustBeInert(t, doc)
+		})
 	}
 }
 

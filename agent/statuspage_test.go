@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,12 +55,23 @@ func (n *names) happen(in incident.Incident) {
 	n.board.incident(in)
 }
 
+// inBubble runs a test of what the page says of times where no time passes between
+// what happens and the page.
+func inBubble(t *testing.T, name string, test func(*testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
 func TestStatusOfNames(t *testing.T) {
-	accepted := probe.Result{Time: time.Now(), Name: "a.example.", Type: 1, Nameserver: loser, Outcome: "noerror", Accepted: true, Took: time.Millisecond}
+	accepted := probe.Result{Name: "a.example.", Type: 1, Nameserver: loser, Outcome: "noerror", Accepted: true, Took: time.Millisecond}
 	silent := accepted
 	silent.Nameserver, silent.Outcome, silent.Accepted = winner, probe.Timeout, false
 	refused := silent
 	refused.Type, refused.Err = 28, errors.New("network is unreachable")
+	now := func(r probe.Result) probe.Result {
+		r.Time = time.Now()
+		return r
+	}
 
 	for _, tt := range []struct {
 		name      string
@@ -176,8 +188,8 @@ func TestStatusOfNames(t *testing.T) {
 		{
 			name: "one nameserver is silent",
 			make: func(n *names, _ *fakeSensor) {
-				n.board.probe(accepted)
-				n.board.probe(silent)
+				n.board.probe(now(accepted))
+				n.board.probe(now(silent))
 			},
 			verdicts: []string{"good: no lookup was lost in the last hour, of 0"},
 			probes:   []string{"warn timeout a.example. A from 10.244.3.3:53 in 1ms, now", "good noerror a.example. A from 10.244.3.2:53 in 1ms, now"},
@@ -185,14 +197,14 @@ func TestStatusOfNames(t *testing.T) {
 		{
 			name: "all nameservers are silent",
 			make: func(n *names, _ *fakeSensor) {
-				n.board.probe(accepted)
-				n.board.probe(refused)
+				n.board.probe(now(accepted))
+				n.board.probe(now(refused))
 			},
 			verdicts: []string{"good: no lookup was lost in the last hour, of 0", "bad: the probe had no answer that helps for a.example. AAAA"},
 			probes:   []string{"bad timeout a.example. AAAA from 10.244.3.3:53 in 1ms, now network is unreachable", "good noerror a.example. A from 10.244.3.2:53 in 1ms, now"},
 		},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		inBubble(t, tt.name, func(t *testing.T) {
 			n, fake := namesHalf()
 			tt.make(n, fake)
 			doc, _ := pageOf(t, n)
@@ -236,8 +248,9 @@ func TestStatusOfNames(t *testing.T) {
 // TestStatusOfTrust is about the status of a pass. What is expected stands in the
 // page's text, each in a line of its own in want.
 func TestStatusOfTrust(t *testing.T) {
-	for _, tt := range trustStates(t) {
-		t.Run(tt.name, func(t *testing.T) {
+	for i, tt := range trustStates(t) {
+		inBubble(t, tt.name, func(t *testing.T) {
+			tt := trustStates(t)[i] // as of the bubble's time
 			doc, _ := pageOf(t, trustHalf(tt.status))
 			if diff := cmp.Diff(tt.verdicts, verdictsOf(doc)); diff != "" {
 				t.Errorf("verdicts (-want +got):\n%s", diff)
@@ -305,7 +318,9 @@ func TestProbeOnTheStatus(t *testing.T) {
 }
 
 // TestHeadOfTheStatus: what is there in any state, and what no state may bring.
-func TestHeadOfTheStatus(t *testing.T) {
+func TestHeadOfTheStatus(t *testing.T) { synctest.Test(t, headOfTheStatus) }
+
+func headOfTheStatus(t *testing.T) {
 	mux := http.NewServeMux()
 	healths := []*health{{why: "it has not started yet"}, {why: "it has not started yet"}}
 	n, _ := namesHalf()

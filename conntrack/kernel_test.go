@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +166,15 @@ func only[F Finding](findings []Finding) []F {
 	return out
 }
 
+// collide has a pod look a name up until the holder has let a whole pair go. The
+// questions of a client that stands still between them do not collide.
+func (b *box) collide(p *lab.Pod, h *lab.Holder) {
+	b.t.Helper()
+	for before := h.Full(); h.Full() == before; {
+		b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	}
+}
+
 func (b *box) statistics() Statistics {
 	b.t.Helper()
 	s, err := b.sensor.Statistics()
@@ -213,27 +223,37 @@ func TestCollisionsKept(t *testing.T) {
 			b.hold(2)
 			before := b.statistics()
 			want := 300
+			late := 0 // lookups that took so long that their answers may have been orphaned
 			for b.statistics().ClashResolved-before.ClashResolved < uint64(want) {
 				for _, a := range b.resolve(p, lab.MuslStatic, 100, "fast.test.") {
 					if a.Err != "" {
 						t.Fatalf("a lookup failed: %+v", a)
 					}
+					if a.Took > keptFor*9/10 {
+						late++
+					}
 				}
 			}
 			kept := int(b.statistics().ClashResolved - before.ClashResolved)
-			findings := b.wait(fmt.Sprintf("%d collisions", kept), 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) >= kept })
+			findings := b.wait(fmt.Sprintf("%d collisions", kept), 5*time.Second, func(f []Finding) bool {
+				return len(only[Collision](f))+len(only[Orphan](f)) >= kept
+			})
+			collisions, orphans := only[Collision](findings), len(only[Orphan](findings))
+			if orphans > late {
+				t.Errorf("%d orphans of %d lookups that took so long", orphans, late)
+			}
 			// Each is reported once: nothing more comes, not with the removal of
-			// the entries either.
-			b.checkCollisions(only[Collision](findings), family.service)
-			b.settled(kept)
-			t.Logf("%d collisions kept by the kernel, %d reported", kept, len(only[Collision](findings)))
+			// the entries either. After an orphan its client asks again.
+			b.checkCollisions(collisions, family.service)
+			b.settled(kept-orphans, 2*late)
+			t.Logf("%d collisions kept by the kernel, %d reported, %d lookups took so long", kept, len(collisions), late)
 		})
 	}
 }
 
 // settled waits two ticks of the sensor and checks that the number of
-// collisions is still what it was, and that nothing else was found.
-func (b *box) settled(collisions int) {
+// collisions is still what it was, and that at most so much else was found.
+func (b *box) settled(collisions, others int) {
 	b.t.Helper()
 	messages := b.sensor.Counters().Messages
 	ctx, cancel := context.WithTimeout(b.t.Context(), 2*tickInterval)
@@ -241,9 +261,9 @@ func (b *box) settled(collisions int) {
 	<-ctx.Done()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if got := len(only[Collision](b.findings)); got != collisions || len(b.findings) != collisions {
-		b.t.Errorf("%d findings, %d of them collisions; want %d collisions and nothing else (messages %d, now %d): %+v",
-			len(b.findings), got, collisions, messages, b.sensor.Counters().Messages, last(b.findings, 3))
+	if got := len(only[Collision](b.findings)); got != collisions || len(b.findings)-got > others {
+		b.t.Errorf("%d findings, %d of them collisions; want %d collisions and at most %d others (messages %d, now %d): %+v",
+			len(b.findings), got, collisions, others, messages, b.sensor.Counters().Messages, last(b.findings, 3))
 	}
 }
 
@@ -273,11 +293,16 @@ func TestMergesAreNotReported(t *testing.T) {
 	for b.statistics().ClashResolved-before.ClashResolved < 100 {
 		b.resolve(p, lab.MuslStatic, 100, "fast.test.")
 	}
-	b.settled(0)
+	b.settled(0, 0)
 }
 
+// lateAnswer is when a server answers whose answers are to be orphaned: after the
+// second that an entry is kept, and long before musl asks again, so that neither
+// changes where all stand still for a second.
+const lateAnswer = keptFor + 200*time.Millisecond
+
 func TestOrphans(t *testing.T) {
-	const delay = 1500 * time.Millisecond
+	const delay = lateAnswer
 	tests := []struct {
 		name       string
 		service    netip.Addr
@@ -305,16 +330,18 @@ func TestOrphans(t *testing.T) {
 			// Clients that ask at the same moment may both be given the same
 			// backend twice; those pairs merge, and lose nothing.
 			want := 0
+			var began []time.Time
 			for want < tc.want {
+				began = append(began, time.Now())
 				want += b.lookupsThatWait(p, min(20, tc.want-want), delay)
 			}
 			if resolved := b.statistics().ClashResolved; resolved < uint64(want) {
 				t.Errorf("%d lookups waited, the kernel resolved %d clashes", want, resolved)
 			}
 			findings := b.wait(fmt.Sprintf("%d orphans and the retries", want), 5*time.Second, func(f []Finding) bool {
-				return len(only[Orphan](f)) >= want && len(only[SlowFlow](f)) >= want
+				return len(only[Orphan](f)) >= want && b.witnessed(f)
 			})
-			b.checkOrphans(only[Orphan](findings), want, delay, tc.timestamps)
+			b.checkOrphans(only[Orphan](findings), want, delay, tc.timestamps, began)
 			for _, s := range only[SlowFlow](findings) {
 				if s.Witness != AfterOrphan {
 					t.Errorf("a retry after an orphan: %+v", s)
@@ -325,6 +352,27 @@ func TestOrphans(t *testing.T) {
 			}
 		})
 	}
+}
+
+// witnessed tells whether the retry after each orphan was found. What is looked for is
+// settled when the orphan is: a client that asks again at the same time, because the
+// server stood still for long, is not seen.
+func (b *box) witnessed(findings []Finding) bool {
+	seen := map[Tuple]bool{}
+	for _, s := range only[SlowFlow](findings) {
+		seen[s.Original] = true
+	}
+	questions := b.questions()
+	for _, o := range only[Orphan](findings) {
+		for _, of := range questions {
+			for _, q := range of[o.Original.Source] {
+				if q.Arrived.Sub(o.Time) > time.Second && !seen[o.Original] {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // lookupsThatWait lets n musl clients look up a name at once, and counts those
@@ -358,15 +406,24 @@ func (b *box) lookupsThatWait(p *lab.Pod, n int, delay time.Duration) (slow int)
 	return slow
 }
 
+// lookupThatWaits has a pod look a name up until a lookup was one that waits: the
+// questions of a client that stands still between them do not collide.
+func (b *box) lookupThatWaits(p *lab.Pod, delay time.Duration) {
+	b.t.Helper()
+	for b.lookupsThatWait(p, 1, delay) == 0 {
+		b.t.Log("the questions did not collide")
+	}
+}
+
 // checkOrphans compares orphans with when the backends got and answered the
-// questions.
-func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exact bool) {
+// questions, and with when the clients began, some of them at a time.
+func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exact bool, began []time.Time) {
 	b.t.Helper()
 	if len(orphans) != want {
 		b.t.Errorf("%d orphans, want %d", len(orphans), want)
 	}
 	questions := b.questions()
-	var latest, worst time.Duration
+	var reports []time.Duration // after the answer
 	for _, o := range orphans {
 		// The question is the one that this backend answered just before.
 		var q *lab.Question
@@ -378,26 +435,37 @@ func (b *box) checkOrphans(orphans []Orphan, want int, delay time.Duration, exac
 		if q == nil || o.Backend.Port() != 53 || o.Winner == o.Backend || !o.Winner.IsValid() {
 			b.t.Fatalf("no backend answered %+v", o)
 		}
-		// The server may have been late to see the question, never early.
-		report, off := o.Time.Sub(q.Answered), o.Lateness-q.Answered.Sub(q.Arrived)
-		latest = max(latest, report)
-		if exact {
-			worst = max(worst, off.Abs())
-		}
-		if report > 200*time.Millisecond {
-			b.t.Errorf("reported %v after the answer: %+v", report, o)
-		}
-		if o.Exact != exact || exact && (off < -20*time.Millisecond || off > 500*time.Millisecond) || !exact && o.Lateness != time.Second {
+		reports = append(reports, o.Time.Sub(q.Answered))
+		if o.Exact != exact || !exact && o.Lateness != time.Second {
 			b.t.Errorf("lateness %v (exact %v), the server took %v", o.Lateness, o.Exact, delay)
 		}
+		// The entry began between the client and the server, which may be late to see the question.
+		start := o.Time.Add(-o.Lateness)
+		client := began[0]
+		for _, t := range began {
+			if t.Before(q.Arrived) {
+				client = t
+			}
+		}
+		if exact && (start.Before(client) || start.After(q.Arrived)) {
+			b.t.Errorf("lateness %v: the entry began %v after the client, and the question arrived %v after that", o.Lateness, start.Sub(client), q.Arrived.Sub(start))
+		}
 	}
-	b.t.Logf("%d orphans; reported at most %v after the answer was sent; lateness off by at most %v", len(orphans), latest, worst)
+	// Some are late on a busy machine. Most would be, if they were not reported as they come.
+	if len(reports) == 0 {
+		b.t.Fatal("no orphan")
+	}
+	slices.Sort(reports)
+	if reports[len(reports)/2] > 200*time.Millisecond {
+		b.t.Errorf("half of %d orphans are reported %v or more after the answer", len(reports), reports[len(reports)/2])
+	}
+	b.t.Logf("%d orphans; reported after the answer: half of them within %v, all within %v", len(orphans), reports[len(reports)/2], reports[len(reports)-1])
 }
 
 // A service whose target port is not 53, as OpenShift's: orphans come from the
 // target port, which is learned from what collides.
 func TestOrphansFromTargetPort(t *testing.T) {
-	const delay = 1500 * time.Millisecond
+	const delay = lateAnswer
 	b := newBox(t, lab.Alternate, lab.Rule{Name: "slow.test.", Addrs: answer, Delay: delay}, lab.Rule{Name: "*", Addrs: answer})
 	b.install("iptables")
 	const target = "10.96.0.53"
@@ -411,12 +479,9 @@ func TestOrphansFromTargetPort(t *testing.T) {
 	}
 	p := b.pod("musl", netip.MustParseAddr(target))
 	b.sense(Config{})
-	b.hold(2)
-	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	b.collide(p, b.hold(2))
 	b.wait("a kept collision", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 })
-	if slow := b.lookupsThatWait(p, 1, delay); slow != 1 {
-		t.Fatal("the slow lookup did not wait")
-	}
+	b.lookupThatWaits(p, delay)
 	o := only[Orphan](b.wait("an orphan", 5*time.Second, func(f []Finding) bool { return len(only[Orphan](f)) == 1 }))[0]
 	if o.Backend.Port() != 5353 || o.Original.Destination.String() != target+":53" || o.Original.Source.Addr() != p.Addr4 {
 		t.Errorf("wrong orphan: %+v", o)
@@ -426,7 +491,7 @@ func TestOrphansFromTargetPort(t *testing.T) {
 // A network policy that denies by default drops a late answer before conntrack
 // confirms it, so there is no orphan to see. The question is lost all the same.
 func TestLateAnswerMeetsPolicy(t *testing.T) {
-	const delay = 1500 * time.Millisecond
+	const delay = lateAnswer
 	b := newBox(t, lab.Alternate, lab.Rule{Name: "*", Addrs: answer, Delay: delay})
 	b.install("nftables")
 	p := b.pod("musl", service4)
@@ -434,9 +499,7 @@ func TestLateAnswerMeetsPolicy(t *testing.T) {
 		"add rule inet deny forward ct state established,related accept; add rule inet deny forward oifname "+p.Link+" drop")
 	b.sense(Config{})
 	b.hold(2)
-	if slow := b.lookupsThatWait(p, 1, delay); slow != 1 {
-		t.Fatal("the lookup did not wait")
-	}
+	b.lookupThatWaits(p, delay)
 	c := only[Collision](b.wait("a collision without an answer", orphanWait+5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 }))[0]
 	if c.Answered || c.Original.Source.Addr() != p.Addr4 || !c.Loser.IsValid() || c.Loser == c.Winner {
 		t.Errorf("wrong collision: %+v", c)
@@ -462,14 +525,19 @@ func TestSpoofedMessage(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	b.hold(2)
-	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	b.collide(p, b.hold(2))
 	findings := b.wait("the real collision", 5*time.Second, func(f []Finding) bool { return len(f) > 0 })
 	if c := only[Collision](findings); len(findings) != 1 || len(c) != 1 || c[0].Original.Source.Addr() != p.Addr4 {
 		t.Errorf("findings: %+v", findings)
 	}
-	if n := b.sensor.Counters().Messages; n < 2 {
-		t.Errorf("%d messages: the spoofed one did not come", n)
+	// A message is counted after what it tells was reported.
+	if err := lab.Until(t.Context(), 5*time.Second, func() error {
+		if n := b.sensor.Counters().Messages; n < 2 {
+			return fmt.Errorf("%d messages: the spoofed one did not come", n)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -575,12 +643,8 @@ func TestOverrun(t *testing.T) {
 		t.Error("no lost message counted")
 	}
 	// What comes after the flood is seen.
-	h := b.hold(2)
 	before := len(only[Collision](b.wait("findings", 0, func([]Finding) bool { return true })))
-	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
-	if h.Full() != 1 {
-		t.Fatalf("the holder let %d pairs go, want 1", h.Full())
-	}
+	b.collide(p, b.hold(2))
 	b.wait("the collision after the flood", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == before+1 })
 	losses := only[Loss](b.wait("findings", 0, func([]Finding) bool { return true }))
 	var n uint64
@@ -626,8 +690,7 @@ func TestBlindness(t *testing.T) {
 
 	// And it sees again.
 	p := b.pod("musl", service4)
-	b.hold(2)
-	b.resolve(p, lab.MuslStatic, 1, "fast.test.")
+	b.collide(p, b.hold(2))
 	b.wait("a collision", 5*time.Second, func(f []Finding) bool { return len(only[Collision](f)) == 1 })
 }
 

@@ -30,7 +30,7 @@ var everything = wanted{asked: []uint16{53}, answering: []uint16{53}, assured: t
 // What the kernel really sends: the filter, the decoder and the library's
 // decoder agree on each message.
 func TestLiveMessages(t *testing.T) {
-	const delay = 1200 * time.Millisecond
+	const delay = lateAnswer
 	b := newBox(t, lab.Alternate, lab.Rule{Name: "slow.test.", Addrs: answer, Delay: delay}, lab.Rule{Name: "*", Addrs: answer})
 	for _, s := range []string{"timestamp", "acct"} {
 		if err := b.Node().Sysctl("net/netfilter/nf_conntrack_"+s, "1"); err != nil {
@@ -57,10 +57,10 @@ func TestLiveMessages(t *testing.T) {
 	four, six := b.pod("four", service4), b.pod("six", service6)
 	b.resolve(four, lab.Glibc, 2, "healthy.test.")
 	b.resolve(six, lab.MuslStatic, 2, "healthy.test.")
-	b.hold(2)
+	h := b.hold(2)
 	for _, p := range []*lab.Pod{four, six} {
-		b.resolve(p, lab.MuslStatic, 2, "kept.test.")
-		b.resolve(p, lab.MuslStatic, 1, "slow.test.")
+		b.collide(p, h)
+		b.lookupThatWaits(p, delay)
 	}
 	// The end of entries: now, not in minutes.
 	if err := b.Node().Do(func() error {

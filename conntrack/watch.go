@@ -91,7 +91,8 @@ func (w *watch) statistics(now time.Time) error {
 		return err
 	}
 	if !w.lastAt.IsZero() {
-		if d, ok := drops(w.last, s, w.lastAt, now); ok {
+		// What was dropped since now, while the reader stood still, is in it as well.
+		if d, ok := drops(w.last, s, w.lastAt, time.Now()); ok {
 			if d.Clash > 0 {
 				w.tracker.drop(now)
 			}

@@ -33,7 +33,7 @@ func judgeFailure(l lookup.Lookup, w workload.Workload) (verdict, bool) {
 			evidence: fmt.Sprintf("%s for %v%s, while %v had an answer; musl then %s",
 				word(l.Outcome), l.Type, times(l), l.Pair.Type, muslMakes(l.Outcome)),
 		}, true
-	case musl && !l.SearchWentOn && (l.Outcome == lookup.NoData || failed(l.Outcome)) && inSearch(l, w):
+	case musl && !l.SearchWentOn && stops(l) && inSearch(l, w):
 		if second(l) {
 			return verdict{}, false // the pair is one search
 		}
@@ -65,6 +65,12 @@ func muslMakes(o lookup.Outcome) string {
 		return "takes the whole name as not found"
 	}
 	return "fails for the whole name (EAI_AGAIN)"
+}
+
+// stops tells whether musl takes an outcome for the end of its search. What has an
+// address of the other family is what was searched for.
+func stops(l lookup.Lookup) bool {
+	return failed(l.Outcome) || l.Outcome == lookup.NoData && (l.Pair == nil || l.Pair.Outcome != lookup.NoError)
 }
 
 // second tells whether a lookup is the half of a pair that does not stand for

@@ -440,6 +440,13 @@ func TestJudgeFailure(t *testing.T) {
 			lookup: answered("git.example.de.", lookup.NoData, func(l *lookup.Lookup) { l.Search = []lookup.Step{step("git.Example.de.example.net.")} }),
 		},
 		{
+			name: "a slow answer for one family, of a name that has the other", workload: inPod,
+			lookup: answered("git.example.de.CI.svc.cluster.local.", lookup.NoData, func(l *lookup.Lookup) {
+				pair(lookup.NoError)(l)
+				l.Slow, l.Search = true, []lookup.Step{step("git.example.de.x.")}
+			}),
+		},
+		{
 			name: "the very first search domain", workload: inPod, want: SearchStopped,
 			lookup:   answered("git.example.de.CI.svc.cluster.local.", lookup.NoData, nil),
 			evidence: "10.96.0.10:53 answered NODATA for git.example.de.CI.svc.cluster.local. (a domain of the pod's search list; unless that very name was meant); musl goes on to the next search domain only after NXDOMAIN, so it stopped there",

@@ -216,8 +216,13 @@ func TestOverrun(t *testing.T) {
 		}
 		return loss.Packets > 0
 	})
-	c := b.sensor.Counters()
-	if c.Packets == 0 || c.Lost != loss.Packets || c.Packets+c.Lost < packets {
+	// The loss is reported before what was not lost is read.
+	var c Counters
+	b.wait("the packets that were not lost", func([]sight) bool {
+		c = b.sensor.Counters()
+		return c.Packets > 0 && c.Packets+c.Lost >= packets
+	})
+	if c.Lost != loss.Packets {
 		t.Errorf("%d packets at two links: %+v, %+v", packets, c, loss)
 	}
 	if len(b.losses) == 0 || loss.To.Before(sent) || loss.To.After(time.Now()) || loss.From.Before(begin.Add(-time.Second)) || loss.From.After(sent) {
@@ -240,17 +245,26 @@ func TestIdle(t *testing.T) {
 	b := tap(t, Config{})
 	p := b.pod("client", service4)
 	b.run()
-	b.wait("the sensor to be idle", func([]sight) bool { return b.gap > idleBeat*7/10 })
-	begin := time.Now()
-	if err := p.Do(func() error {
-		return sendFrame("eth0", etherTypeIPv4, ip4(unix.IPPROTO_UDP, pod4, service4, udp(4242, 53, queryBytes)))
-	}); err != nil {
-		t.Fatal(err)
+	// A sensor that waits for the idle beat is late each time; a machine that stands still, once.
+	var late []time.Duration
+	for range 3 {
+		var before int
+		b.wait("the sensor not to be idle", func([]sight) bool { return b.gap <= idleBeat*7/10 })
+		b.wait("the sensor to be idle", func(all []sight) bool { before = len(all); return b.gap > idleBeat*7/10 })
+		begin := time.Now()
+		if err := p.Do(func() error {
+			return sendFrame("eth0", etherTypeIPv4, ip4(unix.IPPROTO_UDP, pod4, service4, udp(4242, 53, queryBytes)))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		b.wait("a packet", func(all []sight) bool { return len(all) > before })
+		took := time.Since(begin)
+		if took <= idleBeat*8/10 {
+			return
+		}
+		late = append(late, took)
 	}
-	b.wait("a packet", func(all []sight) bool { return len(all) > 0 })
-	if took := time.Since(begin); took > idleBeat*8/10 {
-		t.Errorf("a packet was seen after %v", took)
-	}
+	t.Errorf("a packet was seen after %v", late)
 }
 
 // Links that go are forgotten, and others are not looked at when some are

@@ -101,6 +101,43 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
+// What no nameserver has answered is asked again after two and a half seconds, once,
+// and five seconds are the end.
+func TestExchangeAsksAgain(t *testing.T) {
+	start := time.Unix(1000, 0)
+	x, err := newExchange("a.test.", addrPorts("192.0.2.1", "192.0.2.2"), [2]uint16{7, 77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []packet{{0, 0}, {0, 1}, {1, 0}, {1, 1}}
+	for _, step := range []struct {
+		at   time.Duration
+		want []packet
+		over bool
+	}{
+		{0, all, false},
+		{2500*time.Millisecond - 1, nil, false},
+		{2500 * time.Millisecond, all, false},
+		{5*time.Second - 1, nil, false},
+		{5 * time.Second, nil, true},
+	} {
+		now := start.Add(step.at)
+		got := x.due(now)
+		for _, p := range got {
+			x.sent(p, now, nil)
+		}
+		if diff := cmp.Diff(step.want, got, cmp.AllowUnexported(packet{})); diff != "" {
+			t.Errorf("after %v (-want +got):\n%s", step.at, diff)
+		}
+		if over := x.over(now); over != step.over {
+			t.Errorf("after %v it is over: %v", step.at, over)
+		}
+	}
+	if got := x.until().Sub(start); got != 5*time.Second {
+		t.Errorf("it waits until %v", got)
+	}
+}
+
 // What is no answer to the question is no answer.
 func TestExchangeIsParticular(t *testing.T) {
 	ns := addrPorts("192.0.2.1", "192.0.2.2")

@@ -38,9 +38,10 @@ func TestCRI(t *testing.T) {
 	until(t, "watch", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.events) == 1 })
 	began := time.Now()
 	c.set(one, two, node)
-	until(t, "a second pod", func() bool { return pods(f, "10.9.0.3") == "two/" })
-	if d := time.Since(began); d > 3*time.Second {
-		t.Errorf("a new pod was known after %v", d)
+	// The event alone brings it so soon: Alive misses nothing that would be asked for.
+	until(t, "a second pod", func() bool { return f.Alive(Workload{Namespace: "ci", Pod: "two"}) })
+	if got := pods(f, "10.9.0.3"); got != "two/" {
+		t.Errorf("the second pod: %q", got)
 	}
 	one.notReady = true
 	c.set(one, two, node)
@@ -109,20 +110,23 @@ func TestCRIHangs(t *testing.T) {
 	c.mu.Unlock()
 	f.poke()
 	<-c.hungSeen
-	began := time.Now()
+	// Who waits for the runtime waits until it is given up, five seconds later.
+	unwaited := func(what string) {
+		t.Helper()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.left > 0 {
+			t.Errorf("%s waited for the runtime", what)
+		}
+	}
 	if got := pods(f, "10.9.0.2", "10.9.0.3"); got != "one/app /" {
 		t.Errorf("%q", got)
 	}
-	if d := time.Since(began); d > 500*time.Millisecond {
-		t.Errorf("At took %v", d)
-	}
-	began = time.Now()
+	unwaited("At")
 	if _, ok := f.Locate(t.Context(), 0, socket("10.9.0.3"), time.Now()); ok {
 		t.Error("Locate knows a stranger")
 	}
-	if d := time.Since(began); d > inspectTime {
-		t.Errorf("Locate took %v", d)
-	}
+	unwaited("Locate")
 }
 
 // 200 pods leave nothing but what is bounded.
@@ -233,13 +237,16 @@ func TestLocateMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	began := time.Now().Unix()
 	for i := range 3 * inspectRate {
 		if w, ok := f.Locate(t.Context(), 0, netipPort(socket("10.9.0.2"), uint16(i+1)), now); !ok || w.Pod != "runner" {
 			t.Errorf("%+v, %v", w, ok)
 		}
 	}
-	if c := f.Counters(); c.Skipped == 0 || c.Located+c.Unlocated > 2*inspectRate {
-		t.Errorf("%+v", c)
+	// On a slow machine that may take more than the seconds in which all of them fit.
+	seconds := uint64(time.Now().Unix() - began + 1)
+	if c := f.Counters(); c.Located+c.Unlocated > 1+seconds*inspectRate || c.Located+c.Unlocated+c.Skipped != 1+3*inspectRate {
+		t.Errorf("in %d seconds: %+v", seconds, c)
 	}
 }
 
@@ -270,7 +277,7 @@ func TestLocateHangs(t *testing.T) {
 		}
 		_ = w.Close()
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // in which the first of them gets to the FIFO
 	defer cancel()
 	for range 3 {
 		if w, ok := f.Locate(ctx, 0, socket("10.9.0.2"), time.Now()); !ok || w.Pod != "evil" || w.Process != "" {

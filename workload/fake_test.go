@@ -111,6 +111,7 @@ type fakeCRI struct {
 	eventless  bool                   // as containerd 1.6
 	hung       chan struct{}          // non-nil: nothing is answered until it is closed
 	hungSeen   chan struct{}          // gets one for each call that waits
+	left       int                    // how many of them were given up
 	sandboxPID map[string]int
 }
 
@@ -169,6 +170,9 @@ func (c *fakeCRI) wait(ctx context.Context) error {
 	case <-hung:
 		return nil
 	case <-ctx.Done():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.left++
 		return ctx.Err()
 	}
 }

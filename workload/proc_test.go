@@ -66,13 +66,18 @@ func TestContainerFile(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			began := time.Now()
-			got, err := procfs(dir).containerFile(1, "etc/resolv.conf")
-			if got != tc.want || (err == nil) != (tc.want != "") {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-			if d := time.Since(began); d > time.Second {
-				t.Errorf("it took %v", d)
+			read := make(chan struct{})
+			go func() {
+				defer close(read)
+				got, err := procfs(dir).containerFile(1, "etc/resolv.conf")
+				if got != tc.want || (err == nil) != (tc.want != "") {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			}()
+			select {
+			case <-read:
+			case <-time.After(10 * time.Second):
+				t.Fatal("it waits")
 			}
 		})
 	}
