@@ -79,17 +79,21 @@ func rage(t *testing.T, nodes, controlPlane, slots int, restart time.Duration) s
 
 // TestStorm: the restarts never exceed the limit, every node has its turn, the
 // control plane comes last, and the API server is spared.
+//
+// When a node looks is random. In the worst minute there are 1.27 calls of each
+// node, give or take little. In the worst second there are 154 of 5,000 nodes and 9.3
+// of 300, as a mean: one storm in a billion has more than is allowed here.
 func TestStorm(t *testing.T) {
 	tests := []struct {
 		nodes, controlPlane, slots int
 		restart                    time.Duration
-		second                     int // the most calls in one second
+		second, minute             int // the most calls in one
 		slack                      time.Duration
 	}{
-		{nodes: 5000, controlPlane: 3, slots: 1, restart: 10 * time.Second, second: 200, slack: time.Hour},
-		{nodes: 5000, controlPlane: 3, slots: 10, restart: 20 * time.Second, second: 200, slack: 90 * time.Minute},
-		{nodes: 300, controlPlane: 3, slots: 2, restart: 20 * time.Second, second: 20, slack: time.Hour},
-		{nodes: 4, controlPlane: 1, slots: 1, restart: 20 * time.Second, second: 4, slack: 30 * time.Minute},
+		{nodes: 5000, controlPlane: 3, slots: 1, restart: 10 * time.Second, second: 240, minute: 6700, slack: time.Hour},
+		{nodes: 5000, controlPlane: 3, slots: 10, restart: 20 * time.Second, second: 240, minute: 6700, slack: 90 * time.Minute},
+		{nodes: 300, controlPlane: 3, slots: 2, restart: 20 * time.Second, second: 35, minute: 480, slack: time.Hour},
+		{nodes: 4, controlPlane: 1, slots: 1, restart: 20 * time.Second, second: 8, minute: 16, slack: 30 * time.Minute},
 	}
 	for _, tc := range tests {
 		t.Run(fmt.Sprintf("%d nodes, %d at once", tc.nodes, tc.slots), func(t *testing.T) {
@@ -109,6 +113,9 @@ func TestStorm(t *testing.T) {
 			}
 			if s.second > tc.second {
 				t.Errorf("%d calls in one second, want at most %d", s.second, tc.second)
+			}
+			if s.minute > tc.minute {
+				t.Errorf("%d calls in one minute, want at most %d", s.minute, tc.minute)
 			}
 			if s.total > s.ideal+tc.slack {
 				t.Errorf("it took %v, the ideal is %v", s.total, s.ideal)

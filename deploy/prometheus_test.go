@@ -103,8 +103,7 @@ scrape_configs:
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One connection, which goes on when the node's conntrack table takes no other.
-	transport := &http.Transport{DialContext: l.Node().DialContext, MaxConnsPerHost: 1}
+	transport := &http.Transport{DialContext: l.Node().DialContext}
 	p := &prometheus{t: t, http: &http.Client{Transport: transport, Timeout: 10 * time.Second}, begin: time.Now(), seen: make(map[string]*seenAlert)}
 	stop := make(chan struct{})
 	var look sync.WaitGroup
@@ -183,21 +182,43 @@ func (p *prometheus) note(now []alert, err error) {
 	}
 }
 
-// quiet fails the test when any alert is pending or fires.
+// quiet waits until no alert is pending, as one is for a moment when a scrape was
+// too late, and fails the test when any has fired.
 func (p *prometheus) quiet() {
 	p.t.Helper()
+	err := lab.Until(p.t.Context(), time.Minute, func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.err != nil || len(p.now) > 0 {
+			return errors.Join(fmt.Errorf("pending or firing: %+v", p.now), p.err)
+		}
+		return nil
+	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err != nil || len(p.now) > 0 || len(p.seen) > 0 {
-		p.t.Errorf("alerts at a node where all is well: %+v, %v, %v", p.now, p.seen, p.err)
+	if err != nil || len(p.seen) > 0 {
+		p.t.Errorf("alerts at a node where all is well: %v, %v", err, p.seen)
 	}
 }
 
-// fired tells whether alerts of all these names have fired.
-func (p *prometheus) fired(names ...string) bool {
+// fired tells whether an alert has fired in a part of the story that began then.
+func (p *prometheus) fired(part time.Duration, name string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !slices.ContainsFunc(names, func(name string) bool { return p.seen[name] == nil })
+	s := p.seen[name]
+	return s != nil && s.until >= part
+}
+
+// scraped waits until Prometheus has seen an agent after now.
+func (p *prometheus) scraped(instance string) error {
+	expr := fmt.Sprintf(`(timestamp(up{instance=%q}) > bool %.3f) * up{instance=%[1]q} == 1`, instance, float64(time.Now().UnixMilli())/1000)
+	return lab.Until(p.t.Context(), time.Minute, func() error {
+		got, err := p.query(expr)
+		if err == nil && len(got) == 0 {
+			err = fmt.Errorf("Prometheus does not see %s", instance)
+		}
+		return err
+	})
 }
 
 // wait waits until ok gives no error, for an alert that never was as well.

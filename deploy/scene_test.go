@@ -105,6 +105,11 @@ func newScene(t *testing.T) *scene {
 		Namespace: "ci", Name: "searching", Nameservers: []netip.Addr{dnsService}, Search: []string{"ci.svc.test", "svc.test"}, Options: []string{"ndots:5"},
 	})
 	s.must(err)
+	// Whoever looks at the agents connects also when the conntrack table is full.
+	s.run(`for port in 9090 9853 9854; do
+	iptables --wait --table raw --append OUTPUT --protocol tcp --dport $port --jump NOTRACK
+	iptables --wait --table raw --append OUTPUT --protocol tcp --sport $port --jump NOTRACK
+done`)
 	s.start()
 	s.prom = startPrometheus(t, s.Lab, watchAddress, trustAddress)
 	return s
@@ -249,18 +254,21 @@ func (s *scene) dropIn(lines ...string) {
 
 // flood halts the agent again and again, while so many lookups pass that the kernel
 // finds no room for their packets; and then asks more that nobody answers than the
-// agent may remember. On a machine with too much to do many packets are gone before
-// the kernel has them for the agent, so it goes on until it is enough; three times at
-// the least.
-func (s *scene) flood(enough func() bool) {
+// agent may remember. Each until the alert about it has fired in a part of the story.
+// The rules look at some seconds, in which Prometheus has to see the agent more than
+// once: so it is halted for a moment only, and not again before it was seen.
+func (s *scene) flood(part time.Duration) {
 	ctx := s.t.Context()
-	for round := 0; round < 3 || round < 12 && !enough(); round++ {
-		err := s.watching.Process.Signal(unix.SIGSTOP)
-		_, err1 := s.load.Lookups(ctx, fastService, 12000, 2500*time.Millisecond)
-		err2 := s.watching.Process.Signal(unix.SIGCONT)
-		_, err3 := s.load.Lookups(ctx, deadService, 1000, 2*time.Second)
-		if err := errors.Join(err, err1, err2, err3); err != nil {
-			s.t.Errorf("flood: %v", err)
-		}
+	var err error
+	for round := 0; err == nil && round < 40 && !s.prom.fired(part, "NodesteadSensorLost"); round++ {
+		err = s.watching.Process.Signal(unix.SIGSTOP)
+		_, err1 := s.load.Lookups(ctx, fastService, 15000, time.Second)
+		err = errors.Join(err, err1, s.watching.Process.Signal(unix.SIGCONT), s.prom.scraped(watchAddress))
+	}
+	for round := 0; err == nil && round < 20 && !s.prom.fired(part, "NodesteadLookupsDiscarded"); round++ {
+		_, err = s.load.Lookups(ctx, deadService, 1000, 2*time.Second)
+	}
+	if err != nil {
+		s.t.Errorf("flood: %v", err)
 	}
 }

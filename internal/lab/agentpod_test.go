@@ -98,6 +98,7 @@ func TestAgentContainer(t *testing.T) {
 	_, err := b.DockerRun(t.Context(), "--name", "agent", "--restart", "always", "-v", "/:/host", img.Name, "-c", `
 trap exit TERM
 echo start >>/host/srv/starts
+while [ ! -e /host/srv/go ]; do /bin/chroot /host sleep 0.1; done # docker answers who ran this
 if [ -e /host/srv/once ]; then
 	/bin/chroot /host sleep 1000 &
 	wait
@@ -106,6 +107,9 @@ fi
 exec /bin/chroot /host dbus-send --system --print-reply --dest=org.freedesktop.systemd1 /org/freedesktop/systemd1 \
 	org.freedesktop.systemd1.Manager.RestartUnit string:docker.service string:replace`)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(b.Root(), "srv/go", "", 0o644); err != nil {
 		t.Fatal(err)
 	}
 	starts := func() int {

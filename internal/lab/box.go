@@ -95,8 +95,9 @@ func (b *Box) run(ctx context.Context, stdin *os.File, args ...string) (string, 
 	if stdin != nil {
 		cmd.Stdin = stdin
 	}
-	// What the command leaves running must not keep Wait from returning.
-	cmd.WaitDelay = time.Second
+	// What the command leaves running must not keep Wait from returning; but Wait fails
+	// when this is over before all is read.
+	cmd.WaitDelay = 30 * time.Second
 	err := b.lab.node.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()

@@ -68,12 +68,20 @@ func TestBox(t *testing.T) {
 	if _, err := b.Run(t.Context(), "sh", "-c", "echo so it is >&2; exit 3"); err == nil || !strings.Contains(err.Error(), "exit status 3: so it is") {
 		t.Errorf("a command that fails: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := b.Run(ctx, "sleep", "1000"); !errors.Is(err, context.DeadlineExceeded) {
+	done := make(chan error)
+	go func() {
+		_, err := b.Run(ctx, "sleep", "1000")
+		done <- err
+	}()
+	sleeps := func() bool { return strings.Contains(runInBox(t, b, "ps", "-e"), "sleep") }
+	waitFor(t, "sleep to run", sleeps)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("a command that takes too long: %v", err)
 	}
-	waitFor(t, "sleep to be killed", func() bool { return !strings.Contains(runInBox(t, b, "ps", "-e"), "sleep") })
+	waitFor(t, "sleep to be killed", func() bool { return !sleeps() })
 
 	if _, err := l.Boot(t.Context(), BoxConfig{}); err == nil {
 		t.Error("a second box was booted beside the first")
@@ -94,12 +102,12 @@ func TestBoxDocker(t *testing.T) {
 	if got := runInBox(t, b, "docker", "info", "--format", "{{.CgroupDriver}} {{.Driver}}"); !strings.Contains(got, "overlay2") {
 		t.Errorf("docker says %q", got)
 	}
-	p := runPod(t, b, CRIPodConfig{Name: "pod", Nameservers: []netip.Addr{service4}})
+	p := runPod(t, b, CRIPodConfig{Name: "pod", Nameservers: []netip.Addr{service4}, Options: patient()})
 	got, err := p.Resolve(t.Context(), "", Glibc, 1, "ok.test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	allOK(t, got, 2*time.Second)
+	allOK(t, got)
 }
 
 // TestBoxFails proves that a box that does not get ready says what it was doing.
@@ -125,20 +133,25 @@ func TestBoxFails(t *testing.T) {
 		t.Errorf("a file of its own: %q", got)
 	}
 	runInBox(t, b, "sh", "-c", "echo nonsense >/etc/cni/net.d/10-lab.conflist; systemctl restart containerd.service")
-	if err := b.conn.Close(); err != nil {
-		t.Error(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	err := b.ready(ctx)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "wait for containerd: ") || !strings.Contains(err.Error(), "NetworkReady: ") {
+	waitFor(t, "containerd to say that it has no network", func() bool {
+		err := b.podsReady(t.Context())
+		return err != nil && strings.Contains(err.Error(), "NetworkReady: ")
+	})
+	var err error
+	waitFor(t, "that to be said", func() bool { // a second may be over before containerd has been asked
+		if err := b.conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err = b.ready(ctx)
+		return err == nil || strings.Contains(err.Error(), "NetworkReady: ")
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "wait for containerd: ") {
 		t.Errorf("without a network: %v", err)
 	}
-	journal := b.journal()
 	for _, want := range []string{"systemd[1]: ", "failed to load cni during init"} {
-		if !strings.Contains(journal, want) {
-			t.Errorf("it does not say %q: %v", want, journal)
-		}
+		waitFor(t, "the journal to say "+want, func() bool { return strings.Contains(b.journal(), want) })
 	}
 
 	// An init that ends is not waited for.

@@ -99,7 +99,7 @@ func (c *CoreDNS) waitAnswer(a netip.Addr) error {
 	question := new(dns.Msg).SetQuestion(".", dns.TypeNS)
 	ctx, stop := context.WithCancel(c.lab.ctx)
 	defer stop()
-	err := Until(ctx, 20*time.Second, func() error {
+	err := Until(ctx, bootTime, func() error {
 		select {
 		case <-c.exited:
 			stop() // no use to wait

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -52,8 +51,8 @@ func TestCRIPodResolvers(t *testing.T) {
 			for _, f := range families {
 				servers, backends := addServers(t, l, 1, f.service, Rule{Name: "ok.test", Addrs: answers})
 				addService(t, l, f.service, Random, backends...)
-				pod := runPod(t, b, CRIPodConfig{Name: f.name, Nameservers: []netip.Addr{f.service}})
-				host := runPod(t, b, CRIPodConfig{Name: "host-" + f.name, Nameservers: []netip.Addr{f.service}, HostNetwork: true})
+				pod := runPod(t, b, CRIPodConfig{Name: f.name, Nameservers: []netip.Addr{f.service}, Options: patient()})
+				host := runPod(t, b, CRIPodConfig{Name: "host-" + f.name, Nameservers: []netip.Addr{f.service}, Options: patient(), HostNetwork: true})
 				for _, p := range []*CRIPod{pod, host} {
 					for _, r := range Resolvers() {
 						t.Run(p.Name+"/"+string(r), func(t *testing.T) {
@@ -62,7 +61,7 @@ func TestCRIPodResolvers(t *testing.T) {
 							if err != nil {
 								t.Fatal(err)
 							}
-							allOK(t, []Answer{got[0], got[2]}, 2*time.Second)
+							allOK(t, []Answer{got[0], got[2]})
 							if got[1].Err == "" || got[3].Err == "" {
 								t.Errorf("missing name: %v", got)
 							}
@@ -140,14 +139,14 @@ func TestCRIPod(t *testing.T) {
 	}
 
 	// What the lab does to lookups it does to those of the pod.
-	h := hold(t, l, 2, 100*time.Millisecond)
+	h := hold(t, l, 2, together)
 	before := statistics(t, l)
-	single := runPod(t, b, CRIPodConfig{Name: "single", Nameservers: []netip.Addr{service4}})
+	single := runPod(t, b, CRIPodConfig{Name: "single", Nameservers: []netip.Addr{service4}, Options: patient()})
 	got, err := single.Resolve(t.Context(), "", MuslDynamic, 3, "ok.test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	allOK(t, got, 2*time.Second)
+	allOK(t, got)
 	if h.Full() != 3 {
 		t.Errorf("%d of 3 pairs were held", h.Full())
 	}
@@ -187,7 +186,7 @@ func TestCRIPodAddressReuse(t *testing.T) {
 	b := boot(t, l, BoxConfig{PodRange: 1})
 	var last *CRIPod
 	for i := range 3 {
-		p := runPod(t, b, CRIPodConfig{Name: fmt.Sprintf("pod-%d", i), Nameservers: []netip.Addr{service4}})
+		p := runPod(t, b, CRIPodConfig{Name: fmt.Sprintf("pod-%d", i), Nameservers: []netip.Addr{service4}, Options: patient()})
 		if last != nil && (p.Addr4 != last.Addr4 || p.Addr6 != last.Addr6 || p.UID == last.UID || p.LinkIndex == last.LinkIndex) {
 			t.Errorf("%+v was not followed by the address only: %+v", last, p)
 		}
@@ -195,7 +194,7 @@ func TestCRIPodAddressReuse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		allOK(t, got, 2*time.Second)
+		allOK(t, got)
 		if _, err := b.RunPod(t.Context(), CRIPodConfig{Name: "too-many"}); err == nil {
 			t.Error("a pod has an address that there is not")
 		}

@@ -38,6 +38,7 @@ type Holder struct {
 	lab     *Lab
 	n       int
 	wait    time.Duration
+	times   uint64 // after so many complete groups nothing is held; 0: always
 	number  uint16 // of the queue in the node's namespace
 	queue   *nfqueue.Nfqueue
 	cancel  context.CancelFunc
@@ -66,16 +67,26 @@ type group struct {
 // Hold starts to hold packets until n of one client are there, or the first of
 // them has waited for wait (0: 50 ms). There can be one Holder at a time.
 func (l *Lab) Hold(n int, wait time.Duration) (*Holder, error) {
-	h, err := l.hold(n, wait)
+	return l.HoldTimes(n, wait, 0)
+}
+
+// HoldTimes is Hold until so many groups were complete; later packets pass at
+// once. So the wait can be longer than any machine stands still, and does not
+// delay the packet that a resolver sends again alone.
+func (l *Lab) HoldTimes(n int, wait time.Duration, times int) (*Holder, error) {
+	h, err := l.hold(n, wait, times)
 	if err != nil {
 		return nil, fmt.Errorf("hold packets: %w", err)
 	}
 	return h, nil
 }
 
-func (l *Lab) hold(n int, wait time.Duration) (*Holder, error) {
+func (l *Lab) hold(n int, wait time.Duration, times int) (*Holder, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("groups of %d", n)
+	}
+	if times < 0 {
+		return nil, fmt.Errorf("%d times", times)
 	}
 	if wait == 0 {
 		wait = defaultWait
@@ -99,7 +110,7 @@ func (l *Lab) hold(n int, wait time.Duration) (*Holder, error) {
 		l.releaseQueue()
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
-	h := &Holder{lab: l, n: n, wait: wait, number: number, queue: queue, held: make(chan held), stop: make(chan struct{})}
+	h := &Holder{lab: l, n: n, wait: wait, times: uint64(times), number: number, queue: queue, held: make(chan held), stop: make(chan struct{})}
 	var ctx context.Context
 	ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.start(ctx); err != nil {
@@ -189,6 +200,10 @@ func (h *Holder) run() {
 			return
 		case p := <-h.held:
 			g := groups[p.client]
+			if g == nil && h.times > 0 && h.full.Load() >= h.times {
+				h.accept(&group{ids: []uint32{p.id}})
+				continue
+			}
 			if g == nil {
 				g = &group{client: p.client, deadline: time.Now().Add(h.wait)}
 				groups[p.client] = g

@@ -47,6 +47,7 @@ type kubeUnit struct {
 	after string // which unit must serve before; "" for none
 	kind  string // "notify": it tells systemd when it serves
 	args  []string
+	ready string // a command that fails until it really serves; "" for none
 }
 
 // kubeUnits are the units in the order in which they start.
@@ -66,7 +67,9 @@ func kubeUnits(mode ProxyMode) []kubeUnit {
 			"--token-auth-file=" + in("tokens"),
 			"--authorization-mode=Node,RBAC",
 			"--allow-privileged=true",
-		}},
+			// It tells systemd before it is healthy, and the controllers wait for that for
+			// ten seconds only.
+		}, ready: "kubectl " + config + " get --raw=/readyz"},
 		{name: "kube-controller-manager", after: api, kind: "exec", args: []string{
 			config, "--leader-elect=false",
 			"--service-account-private-key-file=" + in("accounts.key"), "--root-ca-file=" + in("ca.crt"),
@@ -91,6 +94,9 @@ func (u kubeUnit) text() string {
 	}
 	fmt.Fprintf(&b, "[Service]\nType=%s\nTimeoutStartSec=infinity\nRestart=always\nRestartSec=500ms\n", u.kind)
 	fmt.Fprintf(&b, "ExecStart=/usr/local/bin/%s %s\n", u.name, strings.Join(u.args, " "))
+	if u.ready != "" {
+		fmt.Fprintf(&b, "ExecStartPost=/bin/sh -c 'until %s; do sleep 0.2; done'\n", u.ready)
+	}
 	return b.String()
 }
 

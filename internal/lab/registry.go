@@ -56,9 +56,10 @@ type Registry struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd.Wait has returned
 
-	mu     sync.Mutex
-	server *http.Server // nil: it is down
-	wg     sync.WaitGroup
+	mu       sync.Mutex
+	server   *http.Server // nil: it is down
+	listener *net.TCPListener
+	wg       sync.WaitGroup
 
 	closing sync.Once
 	err     error
@@ -205,7 +206,7 @@ func (r *Registry) Up() error {
 	if r.server != nil {
 		return nil
 	}
-	var listener net.Listener
+	var listener *net.TCPListener
 	err := r.Do(func() (err error) {
 		listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(r.Addr4, registryPort)))
 		return err
@@ -228,7 +229,7 @@ func (r *Registry) Up() error {
 	}
 	server.SetKeepAlivesEnabled(false)
 	r.wg.Go(func() { _ = server.ServeTLS(listener, "", "") }) // until Down closes it
-	r.server = server
+	r.server, r.listener = server, listener
 	return nil
 }
 
@@ -240,8 +241,9 @@ func (r *Registry) Down() error {
 	if r.server == nil {
 		return nil
 	}
-	err := r.server.Close()
-	r.server = nil
+	err := stopListening(r.listener)
+	err = errors.Join(err, r.server.Close())
+	r.server, r.listener = nil, nil
 	r.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("close registry %s: %w", r.Host, err)

@@ -76,6 +76,12 @@ func TestRegistry(t *testing.T) {
 	}
 	const manifest = "/v2/team/app/manifests/1"
 	unknown := new(x509.UnknownAuthorityError)
+	// Its socket, as a child has it that is just being started.
+	held, err := r.listener.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
 	for _, step := range []struct {
 		name        string
 		do          func() error

@@ -183,10 +183,10 @@ func (s *Server) Close() error {
 			errs = append(errs, conn.Close())
 		}
 		for _, tcp := range s.tcp {
-			errs = append(errs, tcp.Shutdown())
+			errs = append(errs, stopListening(tcp.Listener.(*net.TCPListener)), tcp.Shutdown())
 		}
 		s.wg.Wait()
-		s.err = errors.Join(errs...)
+		s.err = errors.Join(append(errs, s.waitNoUDP(dnsPort))...)
 	})
 	return s.err
 }

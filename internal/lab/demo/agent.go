@@ -48,7 +48,7 @@ func watch(ctx context.Context, node *lab.Namespace, path, hostRoot string) (*ag
 	if err != nil {
 		return nil, err
 	}
-	err = a.until(ctx, func() error {
+	err = a.until(ctx, patience, func() error {
 		if !slices.ContainsFunc(a.logged(0), line{knowsPods}.is) {
 			return errors.New("it does not know the pods")
 		}
@@ -84,7 +84,7 @@ func startAgent(ctx context.Context, node *lab.Namespace, address, path string, 
 		}
 		a.ended <- a.cmd.Wait()
 	}()
-	err = a.until(ctx, func() error {
+	err = a.until(ctx, patience, func() error {
 		resp, err := a.http.Get(a.url + "/readyz")
 		if err != nil {
 			return err
@@ -123,9 +123,9 @@ func (a *agent) kill() error {
 	return err
 }
 
-// until polls for what the agent has to show.
-func (a *agent) until(ctx context.Context, ok func() error) error {
-	if err := lab.Until(ctx, seenWithin, ok); err != nil {
+// until polls for what the agent has to show, at most for the time.
+func (a *agent) until(ctx context.Context, limit time.Duration, ok func() error) error {
+	if err := lab.Until(ctx, limit, ok); err != nil {
 		return fmt.Errorf("%w; the agent's log:\n%s", err, strings.Join(a.logged(0), "\n"))
 	}
 	return nil

@@ -18,10 +18,14 @@ const (
 	// seenWithin is how long the agent may take to say what it saw: a lookup
 	// that was given up is reported some ten seconds after it began.
 	seenWithin = 20 * time.Second
+	// patience is how long what else the agent does may take, on a machine with
+	// far too much to do.
+	patience = time.Minute
 	// quietFor is longer than any of the agent's beats.
 	quietFor = 1200 * time.Millisecond
-	// together is how long packets are held for others at most.
-	together = 300 * time.Millisecond
+	// together is how long packets are held for others at most: longer than a
+	// machine stands still, and shorter than musl waits before it asks again.
+	together = 2 * time.Second
 	// counted are the lookups of the pods.
 	counted = `dns_lookups_total{namespace="ci",`
 )
@@ -39,7 +43,7 @@ func (s *stage) play(number int, c scene) error {
 	}
 
 	var after series
-	err = s.agent.until(s.ctx, func() (err error) {
+	err = s.agent.until(s.ctx, seenWithin, func() (err error) {
 		if after, err = s.agent.metrics(); err != nil {
 			return err
 		}
@@ -74,7 +78,11 @@ func (s *stage) make(c scene) (err error) {
 	}
 	var h *lab.Holder
 	if c.hold > 0 {
-		if h, err = s.Hold(c.hold, together); err != nil {
+		lookups := 0 // once each of them has collided, nothing delays what is asked again
+		for _, a := range c.asks {
+			lookups += a.times()
+		}
+		if h, err = s.HoldTimes(c.hold, together, lookups); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, h.Close()) }()

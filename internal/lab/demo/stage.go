@@ -18,8 +18,9 @@ import (
 const (
 	zone = "example.de."
 	// upstreamTakes is what the authoritative server needs for a name that no
-	// cache has.
-	upstreamTakes = 1500 * time.Millisecond
+	// cache has: more than the second that conntrack keeps what collided, and
+	// little enough for a pod to stand still for a second before musl asks again.
+	upstreamTakes = 1200 * time.Millisecond
 )
 
 // The pods, all in the namespace ci.

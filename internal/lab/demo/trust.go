@@ -147,7 +147,7 @@ func (t *trustStage) refused() error {
 
 // pulls waits until docker can pull, and tells how long after begin that was.
 func (t *trustStage) pulls(begin time.Time) error {
-	err := t.agent.until(t.ctx, func() error { return t.box.Pull(t.ctx, t.image) })
+	err := t.agent.until(t.ctx, patience, func() error { return t.box.Pull(t.ctx, t.image) })
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (t *trustStage) playStory() error {
 		return err
 	}
 	// dockerd first, containerd beside it: each once.
-	err = t.agent.until(t.ctx, func() error {
+	err = t.agent.until(t.ctx, patience, func() error {
 		n, err := t.restarts()
 		if err == nil && n != 2 {
 			err = fmt.Errorf("%g restarts, want one of docker and one of containerd", n)
@@ -259,11 +259,11 @@ func (t *trustStage) playRotation() error {
 	if err := errors.Join(t.give("ca-2.crt", t.fresh), t.pulls(begin)); err != nil {
 		return err
 	}
-	if err := t.agent.until(t.ctx, func() error { return t.box.CRIPull(t.ctx, t.image) }); err != nil {
+	if err := t.agent.until(t.ctx, patience, func() error { return t.box.CRIPull(t.ctx, t.image) }); err != nil {
 		return err
 	}
 	t.say("containerd", "pulled by CRI, as the kubelet does")
-	err = t.agent.until(t.ctx, func() error {
+	err = t.agent.until(t.ctx, patience, func() error {
 		values, err := t.agent.metrics()
 		if got := values.sum("registry_trusted"); err == nil && got != 2 {
 			err = fmt.Errorf("registry_trusted is %g, want that of two daemons", got)
@@ -285,7 +285,7 @@ func (t *trustStage) playRotation() error {
 }
 
 func (t *trustStage) playUninstall() error {
-	ctx, cancel := context.WithTimeout(t.ctx, seenWithin)
+	ctx, cancel := context.WithTimeout(t.ctx, patience)
 	defer cancel()
 	a, err := runAgent(ctx, t.Node(), t.path, "trust", "--uninstall", "--host_root", t.box.Root(), "--trust.sources", t.source)
 	if err != nil {

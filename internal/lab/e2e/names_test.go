@@ -18,7 +18,8 @@ const job = "runner-x7-project-42"
 // different CoreDNS pods, and the name is slow.
 func (c *cluster) collisions() {
 	t := c.t
-	c.must(c.Apply(t.Context(), pod("ci", job, "helper", lab.ResolversImage, "Never", "")))
+	// A pod needs its namespace's service account, which comes a moment later.
+	c.until(func() error { return c.Apply(t.Context(), pod("ci", job, "helper", lab.ResolversImage, "Never", "")) })
 	c.must(c.WaitReady(t.Context(), "ci", "pod/"+job))
 	holder, err := c.lab.Hold(2, 0)
 	c.must(err)

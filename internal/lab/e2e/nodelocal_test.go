@@ -95,10 +95,14 @@ func (c *cluster) nodeLocal() {
 	c.must(c.WaitReady(t.Context(), "ci", "pod/cached"))
 	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", c.logged("watch", "level=WARN", `msg="sensor is blind"`, "sensor=conntrack", "reason=notrack", "remedy="))
 
-	answers, err := c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 3, "git.fast.test", "kubernetes.default.svc.cluster.local")
-	c.must(err)
-	c.must(quick(answers))
-	_, err = c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 1, "git.silent.test")
+	c.until(func() error {
+		answers, err := c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 3, "git.fast.test", "kubernetes.default.svc.cluster.local")
+		if err == nil {
+			err = quick(answers)
+		}
+		return err
+	})
+	_, err := c.Resolve(t.Context(), "ci", "cached", "", lab.MuslStatic, 1, "git.silent.test")
 	c.must(err)
 	line := c.logged("watch", `msg="dns lookup lost"`, "namespace=ci", "pod=cached", "container=helper", "resolver=musl", "name=git.silent.test.")
 	c.quote("kubectl -n nodestead logs daemonset/nodestead --container watch", line)
