@@ -280,6 +280,17 @@ func (c *child) until(limit time.Duration, ok func(report) error) report {
 	return r
 }
 
+// passed waits until so many passes of the agent have ended, and gives the last report.
+func (c *child) passed(n int) report {
+	c.t.Helper()
+	return c.until(time.Minute, func(report) error {
+		if _, now := c.last(); now < n {
+			return fmt.Errorf("%d passes have ended, want %d", now, n)
+		}
+		return nil
+	})
+}
+
 // logs waits until a running agent has logged a text: a line may be read after the
 // report of its pass.
 func (c *child) logs(want string) {

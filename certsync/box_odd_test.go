@@ -195,12 +195,7 @@ func TestBoxToolFails(t *testing.T) {
 	n.give(n.ca)
 	silent := n.registry.Connections()
 	agent := startAgent(t, n.lab.Node(), n.spec("run", named, noCertsD, dockerOnly, every(300*time.Millisecond)))
-	r := agent.until(time.Minute, func(r report) error {
-		if _, passes := agent.last(); passes < 3 {
-			return fmt.Errorf("%d passes", passes)
-		}
-		return nil
-	})
+	r := agent.passed(3)
 	if got := r.decided(daemon.Docker); got != "leave store_not_ready" || !strings.Contains(strings.Join(r.Wrong, "\n"), "no room") {
 		t.Errorf("decided: %s; wrong: %v", got, r.Wrong)
 	}
