@@ -81,8 +81,9 @@ func rage(t *testing.T, nodes, controlPlane, slots int, restart time.Duration) s
 // control plane comes last, and the API server is spared.
 //
 // When a node looks is random. In the worst minute there are 1.27 calls of each
-// node, give or take little. In the worst second there are 154 of 5,000 nodes and 9.3
-// of 300, as a mean: one storm in a billion has more than is allowed here.
+// node, give or take little: one storm in a billion has more than is allowed here. In
+// the worst second there are 154 of 5,000 nodes and 9.3 of 300, as a mean, and one
+// storm in some hundreds has more than is allowed: not three in a row.
 func TestStorm(t *testing.T) {
 	tests := []struct {
 		nodes, controlPlane, slots int
@@ -90,10 +91,10 @@ func TestStorm(t *testing.T) {
 		second, minute             int // the most calls in one
 		slack                      time.Duration
 	}{
-		{nodes: 5000, controlPlane: 3, slots: 1, restart: 10 * time.Second, second: 240, minute: 6700, slack: time.Hour},
-		{nodes: 5000, controlPlane: 3, slots: 10, restart: 20 * time.Second, second: 240, minute: 6700, slack: 90 * time.Minute},
-		{nodes: 300, controlPlane: 3, slots: 2, restart: 20 * time.Second, second: 35, minute: 480, slack: time.Hour},
-		{nodes: 4, controlPlane: 1, slots: 1, restart: 20 * time.Second, second: 8, minute: 16, slack: 30 * time.Minute},
+		{nodes: 5000, controlPlane: 3, slots: 1, restart: 10 * time.Second, second: 200, minute: 6700, slack: time.Hour},
+		{nodes: 5000, controlPlane: 3, slots: 10, restart: 20 * time.Second, second: 200, minute: 6700, slack: 90 * time.Minute},
+		{nodes: 300, controlPlane: 3, slots: 2, restart: 20 * time.Second, second: 20, minute: 480, slack: time.Hour},
+		{nodes: 4, controlPlane: 1, slots: 1, restart: 20 * time.Second, second: 4, minute: 16, slack: 30 * time.Minute},
 	}
 	for _, tc := range tests {
 		t.Run(fmt.Sprintf("%d nodes, %d at once", tc.nodes, tc.slots), func(t *testing.T) {
@@ -111,8 +112,12 @@ func TestStorm(t *testing.T) {
 			if s.most > tc.slots {
 				t.Errorf("%d restarts at once, the limit is %d", s.most, tc.slots)
 			}
-			if s.second > tc.second {
-				t.Errorf("%d calls in one second, want at most %d", s.second, tc.second)
+			second := s.second
+			for try := 1; try < 3 && second > tc.second; try++ {
+				second = min(second, rage(t, tc.nodes, tc.controlPlane, tc.slots, tc.restart).second)
+			}
+			if second > tc.second {
+				t.Errorf("%d calls in one second of each of three storms, want at most %d", second, tc.second)
 			}
 			if s.minute > tc.minute {
 				t.Errorf("%d calls in one minute, want at most %d", s.minute, tc.minute)
